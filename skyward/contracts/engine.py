@@ -1,0 +1,78 @@
+"""The base class of engines: who schedules tasks on the nodes of a pool."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from skyward.model.event import Event
+from skyward.model.outcome import Outcome
+from skyward.model.report import TaskReport
+from skyward.model.task import Task
+
+
+class Sink(Protocol):
+    """Where the outcomes of one group go. Called from connection threads; must be quick and never raise."""
+
+    def done(self, index: int, outcome: Outcome) -> None:
+        """Task `index` of the group is through. Called exactly once per task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext:
+    """What an engine may know of its pool.
+
+    `emit` publishes an event. `wants` says whether anybody listens to a type of event, so that nobody
+    builds a hundred thousand of them for no one. `should_retry` asks the plugins (None: no opinion).
+    """
+
+    emit: Callable[[Event], None]
+    wants: Callable[[type[Event]], bool]
+    should_retry: Callable[[TaskReport], bool | None]
+    retries: int = 1
+    """How often a lost task is run again."""
+    timeout_s: float | None = None
+    """Default of each task's wall seconds on the worker."""
+    results: str = "any"
+    """`any` unpickles whatever comes, `safe` only allow-listed types."""
+
+
+class Engine(ABC):
+    """Runs tasks on the nodes of one pool."""
+
+    name: ClassVar[str]
+
+    def __init__(self, context: EngineContext) -> None:
+        self.context = context
+
+    @abstractmethod
+    def add_node(self, node: Any) -> None:
+        """A prepared node (`skyward.remote.link.Link`) joins; its slots are used at once."""
+
+    @abstractmethod
+    def submit(self, tasks: Sequence[Task], sink: Sink, *, worker: int | None = None) -> object:
+        """Queues a group; its outcomes go to `sink` by index. Returns a ticket for `cancel`.
+
+        `worker` is a rank and pins every task of the group to it (that is how `@` broadcasts). An argument
+        that cannot travel fails that task alone, with a SerializationError in its outcome.
+        """
+
+    @abstractmethod
+    def cancel(self, ticket: object, *, running: bool = False) -> None:
+        """What has not started is reported as cancelled; with `running`, what runs is killed too."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Says farewell to every node: workers end, the agent removes its files. Idempotent, bounded."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Workers now, over all nodes (nodes x accelerator partitions)."""
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """Tasks that can run at once."""

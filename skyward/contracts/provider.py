@@ -1,0 +1,78 @@
+"""The base class of every provider."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from skyward.model.instance import Endpoint, Instance, LaunchRequest
+from skyward.model.offer import Offer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a cloud can do; differences are declared here, never as a name in an `if`."""
+
+    spot: bool = False
+    """The provider sells interruptible machines at a price it sets."""
+    bids: bool = False
+    """We name the price of interruptible machines."""
+    regions: bool = False
+    user_data: bool = False
+    private_network: bool = False
+    off_means: Literal["gone", "billed", "storage-billed", "nothing"] = "gone"
+    """What a machine costs that powers itself off. `nothing` is for machines the user owns."""
+    trusted: bool = True
+    """Whether results may be unpickled without an allow-list; False on marketplaces."""
+
+
+class Provider(ABC):
+    """One source of machines.
+
+    `config` is the frozen value the user wrote (`sky.AWS(region=...)`); its class is `Config`, whose
+    name is what `sky.<Name>` finds. Construction touches no network.
+    """
+
+    name: ClassVar[str]
+    """How users spell it: lower case, an identifier."""
+    Config: ClassVar[type]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @classmethod
+    def from_env(cls, config: Any = None, environ: Mapping[str, str] | None = None) -> Provider:
+        """A provider ready to call its cloud.
+
+        Raises:
+            CredentialsError: none found; names what was looked for and where.
+        """
+        return cls(cls.Config() if config is None else config)
+
+    @abstractmethod
+    def offers(self) -> Iterable[Offer]:
+        """Everything priced. Filtering is not its job."""
+
+    @abstractmethod
+    def launch(self, request: LaunchRequest) -> Sequence[Instance]:
+        """The machines that were launched; fewer than asked for is said by returning fewer.
+
+        Raises:
+            CapacityError: no machine of this offer is to be had.
+            QuotaError: the account may not have it.
+        """
+
+    @abstractmethod
+    def instances(self, pool: str) -> Sequence[Instance]:
+        """The machines of one pool, as the cloud sees them now; every page."""
+
+    @abstractmethod
+    def terminate(self, ids: Iterable[str]) -> None:
+        """Ends machines. May be repeated; unknown ids are fine."""
+
+    @abstractmethod
+    def connect(self, instance: Instance) -> Endpoint:
+        """How to reach an instance."""

@@ -1,0 +1,3 @@
+"""The environment tasks run in, declared."""
+
+from __future__ import annotations
