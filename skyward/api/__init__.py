@@ -1,0 +1,1 @@
+"""What users call. Importing any module here needs the standard library alone, because tasks import them too."""
