@@ -1,0 +1,1 @@
+"""DigitalOcean as a provider of Skyward."""

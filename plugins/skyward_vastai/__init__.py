@@ -1,0 +1,1 @@
+"""Vast.ai as a provider of Skyward."""

@@ -1,0 +1,1 @@
+"""Verda as a provider of Skyward."""
