@@ -1,0 +1,116 @@
+"""What a project on this machine depends on, in exact versions. Reads files and runs uv; for `Image.from_project`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from skyward.errors import ConfigError
+from skyward.model.image import OURSELVES, Image, parse_requirements, requirement_name
+
+_SOURCES = ("uv.lock", "pyproject.toml", "requirements.txt")
+_EXPORT_TIMEOUT_S = 120.0
+_LOCAL = re.compile(r"(-e\b|\.|/|file:)")
+
+
+def locked_requirements(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """The requirements of the project at or around `path`, as exactly as the project says.
+
+    Raises:
+        ConfigError: no project there, or what it says cannot be read.
+    """
+    root = _root(Path(os.path.abspath(path or os.getcwd())))
+    if (root / "uv.lock").exists():
+        return _exported(root)
+    if (root / "requirements.txt").exists():
+        return Image(requirements=root / "requirements.txt").requirement_lines()
+    return tuple(_installed(_dependencies(root / "pyproject.toml")))
+
+
+def _root(start: Path) -> Path:
+    directory = start if start.is_dir() else start.parent
+    for candidate in (directory, *directory.parents):
+        if any((candidate / name).exists() for name in _SOURCES):
+            return candidate
+    raise ConfigError(
+        f"image: no project at {str(start)!r}: none of {', '.join(_SOURCES)} there or above",
+        hints=["name the packages: Image(pip=['numpy'])"],
+        path=str(start),
+    )
+
+
+def _exported(root: Path) -> tuple[str, ...]:
+    """What uv.lock pins, with hashes. Code of this machine (the project, its workspace) is left out: it travels."""
+    command = [_uv(), "export", "--quiet", "--frozen", "--project", str(root), "--directory", str(root)]
+    options = [
+        "--format",
+        "requirements-txt",
+        "--no-dev",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-workspace",
+    ]
+    try:
+        done = subprocess.run(
+            [*command, *options, "--prune", OURSELVES],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_EXPORT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"image: cannot read {str(root / 'uv.lock')!r}: {error}") from error
+    if done.returncode:
+        raise ConfigError(
+            f"image: uv cannot read {str(root / 'uv.lock')!r}",
+            facts=done.stderr.strip().splitlines()[-5:],
+            hints=[f"uv lock --project '{root}'"],
+        )
+    lines = [line for line in done.stdout.replace("\\\n", " ").splitlines() if not _LOCAL.match(line)]
+    return parse_requirements("\n".join(lines), str(root / "uv.lock"))
+
+
+def _uv() -> str:
+    import uv
+
+    return uv.find_uv_bin()
+
+
+def _dependencies(pyproject: Path) -> tuple[str, ...]:
+    try:
+        content: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"image: cannot read {str(pyproject)!r}: {error}") from error
+    lines = content.get("project", {}).get("dependencies", [])
+    return Image(requirements=lines).requirement_lines()
+
+
+def _installed(lines: tuple[str, ...]) -> Iterator[str]:
+    """Each requirement in the version installed here; as it is written where it is not installed."""
+    for line in lines:
+        name = requirement_name(line)
+        version = _version(name) if name else None
+        yield line if version is None else _pinned(line, version)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pinned(line: str, version: str) -> str:
+    """`numpy[x]>=2; marker` -> `numpy[x]==2.1.0; marker`. Local builds (`2.1.0+cu124`) stand for their release."""
+    head, _, marker = line.partition(";")
+    name = re.match(r"[A-Za-z0-9._-]+\s*(\[[^\]]*\])?", head)
+    if name is None or "@" in head:
+        return line
+    exact = f"{name[0].strip()}=={version.partition('+')[0]}"
+    return f"{exact} ;{marker}" if marker else exact
