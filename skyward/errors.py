@@ -8,9 +8,13 @@
     │   ├── UnknownProviderError       no provider plugin of this name
     │   ├── SizeError                  not a size, a duration or a range
     │   ├── ConfigError                unknown or misplaced option
+    │   ├── QueryError                 a question the catalog cannot be asked
     │   └── PluginError                a plugin is broken, doubled or unknown (exit 3)
     ├── CatalogError               prices could not be read or trusted (exit 4)
-    │   └── NoOfferError               nothing on sale fits the requirements
+    │   ├── NoOfferError               nothing on sale fits the requirements
+    │   ├── StalePricesError           prices older than the user allows
+    │   ├── DamagedCatalogError        a file of prices is broken, foreign, newer or poisoned
+    │   └── ImplausiblePricesError     a refresh brought prices nobody should believe
     ├── ProviderError              a cloud said no (exit 4)
     │   ├── CredentialsError           none found, or refused
     │   ├── CapacityError              no machine to be had: the next offer is tried
@@ -117,6 +121,10 @@ class ConfigError(UsageError):
     code = "SKW130"
 
 
+class QueryError(UsageError):
+    code = "SKW150"
+
+
 class PluginError(UsageError):
     code, exit_code = "SKW140", ExitCode.INTERNAL
 
@@ -147,6 +155,24 @@ class CatalogError(SkywardError):
 
 class NoOfferError(CatalogError):
     code = "SKW210"
+
+
+class StalePricesError(CatalogError):
+    """`providers` maps each provider to the age of its oldest price in the answer, seconds."""
+
+    code = "SKW221"
+
+
+class DamagedCatalogError(CatalogError):
+    """`path` is the file that is refused, `problem` why."""
+
+    code = "SKW222"
+
+
+class ImplausiblePricesError(CatalogError):
+    """`provider` and the `problems` found; the old prices stay in use with their old date."""
+
+    code = "SKW223"
 
 
 class SerializationError(SkywardError):

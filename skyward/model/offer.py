@@ -21,6 +21,8 @@ class Offer:
     provider: str
     region: str
     zone: str | None = None
+    zones: tuple[str, ...] = ()
+    """Zones an offer of a whole region can be launched in, where the provider says."""
     instance_type: str
     pricing: Pricing = "on-demand"
     usd_per_hour: float | None
@@ -32,7 +34,7 @@ class Offer:
     memory_gib: float
     """Memory of the whole machine, GiB (2**30 bytes)."""
     disk_gb: float | None = None
-    """Local disk that comes with the machine, GB (10**9 bytes)."""
+    """Disk the machine is limited to, GB (10**9 bytes); None where storage is sized on request."""
     architecture: str = "x86_64"
     accelerator: str | None = None
     """Canonical accelerator name ("H100-SXM"), or None for a CPU machine."""
