@@ -1,0 +1,183 @@
+"""This machine, reached without SSH: commands are child processes behind the same protocol as remote ones."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import threading
+
+from skyward.errors import ConnectionLost, HostUnreachable
+from skyward.model.instance import Endpoint
+from skyward.remote.connection import Completed
+from skyward.remote.running import run_to_end
+from skyward.remote.tail import TAIL_BYTES, Tail
+
+_PIPE_BYTES = 1 << 20
+_READ_AT_ONCE = 1 << 20
+_PATIENCE_S = 2.0
+"""How long a command whose pipes we closed may take to notice, before its process group is ended."""
+
+
+class LocalConnection:
+    """Runs commands with `sh -c`, each in a session of its own, so that Ctrl-C here does not reach them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._streams: set[LocalStream] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open(self, command: str) -> LocalStream:
+        return self._start(command, TAIL_BYTES)
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout_s: float = 60.0) -> Completed:
+        return run_to_end(self._start, command, stdin=stdin, timeout_s=timeout_s, where=str(self.endpoint))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            streams, self._streams = self._streams, set()
+        for stream in streams:
+            stream.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._closed
+
+    def _start(self, command: str, stderr_bytes: int) -> LocalStream:
+        with self._lock:
+            if self._closed:
+                raise ConnectionLost(f"{self.endpoint}: the connection is closed")
+            stream = LocalStream(command, where=str(self.endpoint), stderr_bytes=stderr_bytes)
+            self._streams = {known for known in self._streams if known.is_running} | {stream}
+        return stream
+
+
+class LocalStream:
+    """One child process and its pipes. Closing it ends its process group if it does not end by itself."""
+
+    def __init__(self, command: str, *, where: str, stderr_bytes: int = TAIL_BYTES) -> None:
+        self._where = where
+        self._tail = Tail(stderr_bytes)
+        self._process = _start_shell(command, where)
+        pipes = self._process.stdin, self._process.stdout, self._process.stderr
+        assert pipes[0] is not None
+        assert pipes[1] is not None
+        assert pipes[2] is not None
+        self._stdin, self._stdout, self._stderr = pipes
+        os.set_blocking(self._stdin.fileno(), False)
+        self._reading, self._writing, self._closing = threading.Lock(), threading.Lock(), threading.Lock()
+        # Closing a descriptor does not wake a thread that waits for it; the end of this pipe does.
+        self._wake, self._waker = os.pipe()
+        self._can_read = _poll({self._stdout.fileno(): select.POLLIN, self._wake: select.POLLIN})
+        self._can_write = _poll({self._stdin.fileno(): select.POLLOUT, self._wake: select.POLLIN})
+        self._is_closed = False
+        self._drain = threading.Thread(target=self._drain_stderr, name="skyward-stderr", daemon=True)
+        self._drain.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def read(self, n: int, /) -> bytes:
+        with self._reading:
+            if self._is_closed:
+                return b""
+            self._can_read.poll()
+            return b"" if self._is_closed else os.read(self._stdout.fileno(), min(n, _READ_AT_ONCE))
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        left = memoryview(data).cast("B")
+        with self._writing:
+            while left:
+                if self._is_closed or self._stdin.closed:
+                    raise ConnectionLost(f"{self._where}: the stream is closed")
+                left = left[self._write_some(left) :]
+
+    def close_write(self) -> None:
+        with self._writing:
+            self._stdin.close()
+
+    def close(self) -> None:
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            os.close(self._waker)
+        with self._writing:
+            self._stdin.close()
+        with self._reading:
+            self._stdout.close()
+        os.close(self._wake)
+        if self.is_running:
+            threading.Thread(target=self._end_process, name="skyward-reap", daemon=True).start()
+
+    def stderr_tail(self) -> str:
+        return self._tail.text()
+
+    def stderr(self) -> bytes:
+        return self._tail.content()
+
+    def exit_status(self, timeout_s: float = 5.0) -> int | None:
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._drain.join(timeout_s)
+        return status if status >= 0 else 128 - status
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self._stdin.fileno(), data)
+        except BlockingIOError:
+            self._can_write.poll()
+            return 0
+        except OSError as error:
+            raise ConnectionLost(f"{self._where}: the command does not read any more") from error
+
+    def _drain_stderr(self) -> None:
+        with self._stderr:
+            while chunk := self._stderr.read(1 << 16):
+                self._tail.feed(chunk)
+
+    def _end_process(self) -> None:
+        """The command sees its pipes closed; one that does not care is ended with all of its group."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                self._process.wait(_PATIENCE_S)
+                return
+            except subprocess.TimeoutExpired:
+                _signal_group(self._process.pid, number)
+        self._process.wait()
+
+
+def _start_shell(command: str, where: str) -> subprocess.Popen[bytes]:
+    try:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            pipesize=_PIPE_BYTES,
+        )
+    except OSError as error:
+        raise HostUnreachable(f"{where}: cannot start a command: {error.strerror}") from error
+    return process
+
+
+def _poll(interests: dict[int, int]) -> select.poll:
+    poll = select.poll()
+    for descriptor, events in interests.items():
+        poll.register(descriptor, events)
+    return poll
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
