@@ -14,6 +14,8 @@ class Strategy(ABC):
     """Ranks offers that already fit. Pure: equal inputs give equal orders."""
 
     name: ClassVar[str]
+    needs_price: ClassVar[bool] = False
+    """Whether offers of unknown price are refused before ranking."""
 
     @abstractmethod
     def rank(self, offers: Sequence[Offer], requirements: Requirements) -> Sequence[Offer]:

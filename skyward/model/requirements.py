@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skyward.model.accelerator import Accelerator
+    from skyward.model.offer import Offer
     from skyward.model.sizes import Range
 
 
@@ -17,6 +20,8 @@ class Requirements:
     nodes: int = 1
     min_nodes: int | None = None
     accelerator: Accelerator | None = None
+    total_accelerators: float | None = None
+    """Accelerators over all nodes together; how many nodes that takes depends on the offer, and `nodes` is unused."""
     cpu: Range | None = None
     """vCPUs per node."""
     memory_gib: Range | None = None
@@ -34,3 +39,13 @@ class Requirements:
     max_lifetime_s: float | None = None
     min_reliability: float | None = None
     providers: tuple[str, ...] = ()
+    """By name, in order of preference; empty means every one."""
+    provider_regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Regions that one provider's own configuration names; `regions`, where given, is asked instead."""
+
+    def nodes_of(self, offer: Offer) -> int:
+        """How many machines of `offer` these requirements take."""
+        if self.total_accelerators is None or offer.accelerator_count <= 0:
+            return self.nodes
+        # 0.125 x 8 must be one whole, whatever the last bit of the quotient says.
+        return max(1, math.ceil(self.total_accelerators / offer.accelerator_count - 1e-9))
