@@ -101,7 +101,9 @@ class TargetError(UsageError):
     code = "SKW101"
 
 
-class ArgumentError(UsageError):
+class ArgumentError(UsageError, TypeError):
+    """A TypeError too, as for any other call."""
+
     code = "SKW102"
 
 
