@@ -52,7 +52,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 _WHOLE = {"conc": "skyward.api.conc", "events": "skyward.model.event"}
 """Public names that are modules."""
 
-__all__ = sorted([*_HOMES, *_WHOLE])  # noqa: PLE0605 - type checkers read the .pyi
+__all__ = sorted([*_HOMES, *_WHOLE])
 
 
 def __getattr__(name: str) -> _Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from skyward.errors import ArgumentError
+from skyward.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Volume:
             or not isinstance(self.size_gb, int | float)
             or not self.size_gb > 0
         ):
-            raise ArgumentError(f"volume: size_gb must be a number above 0, not {self.size_gb!r}")
+            raise ConfigError(f"volume: size_gb must be a number above 0, not {self.size_gb!r}")
         _check_mount_path(self.mount_path)
 
 
@@ -38,7 +38,7 @@ class S3Volume:
     def __post_init__(self) -> None:
         _check_mount_path(self.mount_path)
         if not isinstance(self.bucket, str) or not self.bucket or "/" in self.bucket:
-            raise ArgumentError(f"volume: bucket must be the name of a bucket, not {self.bucket!r}")
+            raise ConfigError(f"volume: bucket must be the name of a bucket, not {self.bucket!r}")
 
 
 def _check_mount_path(path: str) -> None:
@@ -48,6 +48,6 @@ def _check_mount_path(path: str) -> None:
         or "\0" in path
         or ".." in PurePosixPath(path).parts
     ):
-        raise ArgumentError(
+        raise ConfigError(
             f"volume: mount_path must be an absolute path, not {path!r}", hints=['mount_path="/data"']
         )
