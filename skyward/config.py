@@ -1,11 +1,43 @@
-"""Settings and where they come from, and the directories we may write to. Imports only `errors`."""
+"""Settings and where they come from, and the directories we may write to. Imports `errors` and `model`.
+
+From strong to weak: what a call or a flag says, `-o key=value`, `SKYWARD_*`, `--config FILE` or the nearest
+`skyward.toml`, `[tool.skyward]` of `pyproject.toml`, the user's own `config.toml`. Tables merge key by key, arrays
+replace. Nothing is imported for checking when nothing is configured.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from skyward.errors import ConfigError, SkywardError, SkywardWarning
+
+KeyPath = tuple[str, ...]
+
+_SECRET = re.compile(
+    r"(^|_)(secret|token|password|passwd|passphrase|api_?key|private_?key|access_?key|credentials?)($|_)",
+    re.I,
+)
+_OUR_TABLE = re.compile(rb"""^\s*\[\s*tool\s*\.\s*["']?skyward["']?\s*[.\]]""", re.M)
+_FLAT = {"SKYWARD_NO_REFRESH": ("catalog", "refresh")}
+"""Variables that are no pool keyword. The value of this one is turned around."""
+_NOT_SETTINGS = frozenset(
+    {
+        "SKYWARD_CONFIG",
+        "SKYWARD_HOME",
+        "SKYWARD_PLUGINS",
+        "SKYWARD_DISABLE_PLUGIN_AUTOLOAD",
+        "SKYWARD_INSTANCE_INFO",
+    }
+)
+
+
+# -- places ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +71,413 @@ class Places:
 
 
 def make_private(directory: Path) -> Path:
-    """The directory, created with its parents, readable by its owner only. An existing one keeps its mode."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The directory, created with its parents for its owner only. An existing one keeps its mode."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
     return directory
+
+
+# -- settings ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value and where it was said: `-o nodes=2`, `$SKYWARD_NODES`, `/proj/skyward.toml:7`."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The effective settings. Keys are dotted: `defaults.nodes`, `pools.train.accelerator`."""
+
+    settings: Mapping[KeyPath, Setting] = field(default_factory=dict)
+    places: Places
+    files: tuple[Path, ...] = ()
+    """The files that were read, strong before weak."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or the table below it as nested dicts, or `default`."""
+        path = split_key(key)
+        if path in self.settings:
+            return self.settings[path].value
+        table = self.table(*path)
+        return table or default
+
+    def origin(self, key: str) -> str | None:
+        """Where the value of a key was said, or None."""
+        setting = self.settings.get(split_key(key))
+        return setting.origin if setting else None
+
+    def table(self, *path: str) -> dict[str, Any]:
+        """Everything below `path`, as nested dicts; empty where nothing is set."""
+        found: dict[str, Any] = {}
+        for key, setting in self.settings.items():
+            if key[: len(path)] == path and len(key) > len(path):
+                _put(found, key[len(path) :], setting.value)
+        return found
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Keyword arguments for every `ComputePool`, out of `[defaults]`."""
+        return _pool_arguments(self.table("defaults"))
+
+    def pool(self, name: str) -> dict[str, Any]:
+        """Keyword arguments for the pool `[pools.<name>]`, over those of `[defaults]`.
+
+        Raises:
+            ConfigError: there is no such pool; names the nearest.
+        """
+        pools = self.table("pools")
+        if name not in pools:
+            near = get_close_matches(name, pools, n=1)
+            raise ConfigError(
+                f"no pool {name!r} is configured",
+                facts=[f"configured: {', '.join(pools) or 'none'}"],
+                hints=[f"did you mean {near[0]!r}?"] if near else ["skyward config show"],
+                asked=name,
+                known=tuple(pools),
+            )
+        return _pool_arguments({**_merged(self.table("defaults"), pools[name]), "name": name})
+
+    def provider(self, name: str) -> dict[str, Any]:
+        """Arguments for the config class of a provider, out of `[providers.<name>]`."""
+        return self.table("providers", name)
+
+
+def _pool_arguments(table: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(table.get("image"), dict):
+        from skyward.model.image import Image
+
+        table["image"] = Image(**table["image"])
+    return table
+
+
+def _merged(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(weak[key], strong[key])
+        for key in weak.keys() & strong.keys()
+        if _are_tables(weak[key], strong[key])
+    }
+    return {**weak, **strong, **both}
+
+
+def _are_tables(*values: object) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
+def _put(table: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
+    table[path[-1]] = value
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+_options: dict[str, str] = {}
+_file: Path | None = None
+
+
+def choose(*, options: Iterable[str] = (), file: Path | None = None) -> None:
+    """What the command line says: `-o key=value` and `--config FILE`. Every `load_config` after it obeys.
+
+    Raises:
+        ConfigError: an option has no `=`.
+    """
+    global _file
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"-o takes key=value, not {option!r}", hints=["skyward config show"])
+        _options[key.strip()] = value
+    _file = file or _file
+
+
+def load_config(
+    options: Mapping[str, Any] | None = None,
+    *,
+    start: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+) -> Config:
+    """The effective settings for a project at or above `start` (the current directory).
+
+    `options` are the strongest: dotted keys, values as they are or as text; None takes what the command line
+    said. `file` replaces the nearest `skyward.toml`; so does $SKYWARD_CONFIG.
+
+    Raises:
+        ConfigError: a file cannot be read, a key is unknown or misplaced, a value is of the wrong kind. Says
+            where, as `file:line`.
+    """
+    options = _options if options is None else options
+    file = file or _file or _path_in(environ, "SKYWARD_CONFIG")
+    places = Places.find(environ)
+    files = [*_project_files(Path.cwd() if start is None else start, file), places.config / "config.toml"]
+    read = [
+        (path, document) for path in files if (document := _read(path, required=path == file)) is not None
+    ]
+    _warn_of_rivals([path for path, document in read])
+    settings: dict[KeyPath, Setting] = {}
+    for path, document in reversed(read):
+        settings |= dict(_from_file(path, document, is_project=path.parent != places.config))
+    settings |= dict(_from_environment(environ))
+    settings |= dict(_from_options(options))
+    return Config(settings=settings, places=places, files=tuple(path for path, _ in read))
+
+
+def _path_in(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]) if environ.get(name) else None
+
+
+def _project_files(start: Path, file: Path | None) -> list[Path]:
+    """The files of a project, strong before weak; the search ends at the root of the repository."""
+    start = start.absolute()
+    for directory in (start, *start.parents):
+        toml, pyproject = directory / "skyward.toml", directory / "pyproject.toml"
+        if _is_file(toml) or _OUR_TABLE.search(_bytes(pyproject)):
+            return [file or toml, pyproject]
+        if (directory / ".git").exists():
+            break
+    return [file] if file else []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any] | None:
+    """The document of a file; None where there is no such file, or no `[tool.skyward]` in it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if required or not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        return None
+    import tomllib
+
+    is_pyproject = path.name == "pyproject.toml"
+    if is_pyproject and not _OUR_TABLE.search(data):
+        return None
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    if not is_pyproject:
+        return document
+    tool = document.get("tool", {})
+    found = tool.get("skyward") if isinstance(tool, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _warn_of_rivals(paths: list[Path]) -> None:
+    rivals = [path for path in paths if path.name in ("skyward.toml", "pyproject.toml")]
+    if len(rivals) > 1 and rivals[0].parent == rivals[1].parent:
+        _warn(
+            f"{rivals[0].parent} holds both skyward.toml and [tool.skyward]; where they disagree, skyward.toml wins"
+        )
+
+
+def _warn(message: str, *hints: str) -> None:
+    import warnings
+
+    warnings.warn(SkywardWarning(message, hints=hints), stacklevel=1)
+
+
+# -- one layer each ----------------------------------------------------------------------------------------------------
+
+
+def _from_file(
+    path: Path, document: Mapping[str, Any], *, is_project: bool
+) -> Iterator[tuple[KeyPath, Setting]]:
+    text = path.read_text(errors="replace")
+    root = ("tool", "skyward") if path.name == "pyproject.toml" else ()
+    for key, value in _leaves(document):
+        line = _line(text, (*root, *key))
+        origin = f"{path}:{line}" if line else str(path)
+        if is_project:
+            _refuse_secret(key, origin)
+        yield key, Setting(_checked(key, value, origin, from_text=False), origin)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, Setting]]:
+    for name in sorted(name for name in environ if name.startswith("SKYWARD_") and name not in _NOT_SETTINGS):
+        value = environ[name]
+        key = _key_of_variable(name)
+        if key is None or not value:
+            continue
+        if name in _FLAT:
+            value = "false" if value.strip().lower() not in ("0", "false", "no") else "true"
+        yield key, Setting(_checked(key, value, f"${name}", from_text=True), f"${name}")
+
+
+def _key_of_variable(name: str) -> KeyPath | None:
+    """`SKYWARD_POOLS__TRAIN__NODES` is `pools.train.nodes`, `SKYWARD_NODES` is `defaults.nodes`, others are not ours."""
+    if name in _FLAT:
+        return _FLAT[name]
+    rest = name.removeprefix("SKYWARD_")
+    if "__" in rest:
+        parts = rest.split("__")
+        above = [part.lower() for part in parts[:-1]]
+        return (*above, parts[-1] if above[-1] == "env" else parts[-1].lower())
+    from skyward.config_schema import pool_keys
+
+    if rest.lower() in pool_keys():
+        return ("defaults", rest.lower())
+    known = [f"SKYWARD_{key.upper()}" for key in pool_keys()] + sorted({*_FLAT, *_NOT_SETTINGS})
+    if near := get_close_matches(name, known, n=1, cutoff=0.85):
+        _warn(f"the variable {name} means nothing; did you mean {near[0]}?")
+    return None
+
+
+def _from_options(options: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Setting]]:
+    for key, value in options.items():
+        path = split_key(key)
+        if len(path) == 1 and path != ("plugins",):
+            path = ("defaults", *path)
+        origin = f"-o {key}={value}"
+        _refuse_secret(path, f"-o {key}")
+        is_text = isinstance(value, str)
+        value = _toml_value(value) if is_text else value
+        for below, leaf in _leaves(value) if isinstance(value, dict) else [((), value)]:
+            yield (
+                (*path, *below),
+                Setting(
+                    _checked((*path, *below), leaf, f"-o {key}", from_text=isinstance(leaf, str)), origin
+                ),
+            )
+
+
+def _toml_value(text: str) -> Any:
+    """Text that is written as a TOML array, table or string means that; any other text is itself."""
+    if not text.lstrip().startswith(("[", "{", '"', "'")):
+        return text
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+
+
+def split_key(key: str) -> KeyPath:
+    """`pools."my pool".nodes` as a path."""
+    parts = re.findall(r'"([^"]*)"|\'([^\']*)\'|([^.]+)', key)
+    return tuple(next((part for part in groups if part), "").strip() for groups in parts)
+
+
+def join_key(path: KeyPath) -> str:
+    """A path as a dotted key, quoted where TOML needs it."""
+    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"' for key in path)
+
+
+def _leaves(table: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _refuse_secret(key: KeyPath, origin: str) -> None:
+    if not _SECRET.search(key[-1]):
+        return
+    where = "on the command line" if origin.startswith("-o") else "in a project file"
+    raise ConfigError(
+        f"{origin}: {join_key(key)!r} looks like a secret; secrets do not belong {where}",
+        hints=[
+            "set the provider's own environment variable (`skyward providers` lists them)",
+            "or put it into your own config.toml (`skyward config path` shows where)",
+        ],
+        key=join_key(key),
+    )
+
+
+def _checked(key: KeyPath, value: Any, origin: str, *, from_text: bool) -> Any:
+    from skyward import config_schema as schema
+
+    try:
+        kind = schema.type_of(key)
+    except schema.UnknownKey as error:
+        raise _unknown(error.table, error.key, error.known, origin) from None
+    except schema.IsTable:
+        raise ConfigError(f"{origin}: {join_key(key)!r} is a table, not a value", key=join_key(key)) from None
+    try:
+        value = schema.converted(value, kind, from_text=from_text) if kind is not Any else value
+        _check_grammar(key, value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{origin}: {join_key(key)!r} is {value!r}, not {error}", key=join_key(key), value=value
+        ) from None
+    except SkywardError as error:
+        raise ConfigError(
+            f"{origin}: {join_key(key)!r}: {error.message}",
+            facts=error.facts,
+            hints=error.hints,
+            key=join_key(key),
+        ) from None
+    return value
+
+
+def _check_grammar(key: KeyPath, value: Any) -> None:
+    """Sizes and durations are read once, so that a misspelt one is told with its file and line."""
+    from skyward.model import sizes
+
+    parsers = {
+        "cpu": sizes.parse_count_range,
+        "memory": sizes.parse_memory_range,
+        "disk": sizes.parse_memory_range,
+        **dict.fromkeys(
+            ("timeout", "max_lifetime", "lease", "bootstrap_timeout", "max_age"), sizes.parse_duration
+        ),
+    }
+    if key[0] != "providers" and len(key) in (2, 3) and key[-1] in parsers:
+        parsers[key[-1]](value)
+
+
+def _unknown(table: KeyPath, key: str, known: tuple[str, ...], origin: str) -> ConfigError:
+    where = f"[{join_key(table)}]" if table else "the configuration"
+    near = get_close_matches(key, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(
+        f"{origin}: unknown option {key!r} in {where}{meant}",
+        facts=[f"known: {', '.join(sorted(known))}"] if known else (),
+        hints=["skyward config show"],
+        key=join_key((*table, key)),
+        known=known,
+    )
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+_HEADER = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_ASSIGNMENT = re.compile(
+    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+)
+
+
+def _line(text: str, path: KeyPath) -> int | None:
+    """The line a key was written on: its own, or that of the nearest table around it. tomllib does not tell."""
+    best: tuple[int, int] | None = None
+    table: KeyPath = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _HEADER.match(line):
+            here = table = split_key(match[1])
+        elif match := _ASSIGNMENT.match(line):
+            here = (*table, *split_key(match[1]))
+        else:
+            continue
+        if here == path[: len(here)] and (best is None or len(here) > best[0]):
+            best = (len(here), number)
+    return best[1] if best else None

@@ -13,10 +13,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from skyward.config import make_private
+from skyward.config import Places, make_private
 
 GROUPS = ("skyward", "skyward.commands")
 _FILE = "entry-points.json"
@@ -36,6 +37,14 @@ class EntryPoint:
     distribution: str
     version: str
 
+    def load(self) -> Any:
+        """What it names; imports its module."""
+        module, _, attribute = self.value.partition("[")[0].partition(":")
+        found: Any = import_module(module.strip())
+        for part in filter(None, attribute.strip().split(".")):
+            found = getattr(found, part)
+        return found
+
 
 def installed(cache: Path | None, path: Sequence[str] | None = None) -> tuple[EntryPoint, ...]:
     """The entry points of our groups, ordered by group, distribution and name.
@@ -53,6 +62,19 @@ def installed(cache: Path | None, path: Sequence[str] | None = None) -> tuple[En
     found = tuple(_scan(path))
     _write(cache / _FILE, {**scans, key: found})
     return found
+
+
+def commands(environ: Mapping[str, str] = os.environ) -> dict[str, EntryPoint]:
+    """Installed commands of the command line, by name; none with SKYWARD_DISABLE_PLUGIN_AUTOLOAD."""
+    if not autoload(environ):
+        return {}
+    points = installed(Places.find(environ).cache)
+    return {point.name: point for point in points if point.group == "skyward.commands"}
+
+
+def autoload(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is installed is used without being named."""
+    return environ.get("SKYWARD_DISABLE_PLUGIN_AUTOLOAD", "").strip().lower() in ("", "0", "false", "no")
 
 
 def _scan(path: Sequence[str]) -> list[EntryPoint]:

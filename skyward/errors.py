@@ -7,9 +7,10 @@
     │   ├── AcceleratorError           no accelerator of this name
     │   ├── UnknownProviderError       no provider plugin of this name
     │   ├── SizeError                  not a size, a duration or a range
+    │   ├── OutputError                standard output cannot be written to
     │   ├── ConfigError                unknown or misplaced option
     │   ├── QueryError                 a question the catalog cannot be asked
-    │   └── PluginError                a plugin is broken, doubled or unknown (exit 3)
+    │   └── PluginError                a plugin is broken, doubled (exit 3) or unknown (exit 2)
     ├── CatalogError               prices could not be read or trusted (exit 4)
     │   ├── NoOfferError               nothing on sale fits the requirements
     │   ├── StalePricesError           prices older than the user allows
@@ -111,6 +112,10 @@ class SizeError(UsageError):
     code = "SKW103"
 
 
+class OutputError(UsageError):
+    code = "SKW104"
+
+
 class AcceleratorError(UsageError):
     code = "SKW110"
 
@@ -179,6 +184,24 @@ class ImplausiblePricesError(CatalogError):
 
 class SerializationError(SkywardError):
     code, exit_code = "SKW301", ExitCode.TASK_FAILED
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the other side, as text; the `__cause__` of an exception a task raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+def remote_traceback(error: BaseException) -> str:
+    """The traceback text of the machine an error comes from, or ""."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        return error.__cause__.text
+    return str(getattr(error, "remote_traceback", "") or "")
 
 
 class TaskError(SkywardError):
@@ -267,3 +290,11 @@ class GuardError(SkywardError):
 
 class CleanupError(SkywardError):
     code, exit_code = "SKW701", ExitCode.CLEANUP
+
+
+class SkywardWarning(UserWarning):
+    """Something the user should know that stops nothing; `skyward` shows it as a `warning:` line."""
+
+    def __init__(self, message: str, *, hints: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.hints = tuple(hints)

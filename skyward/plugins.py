@@ -26,7 +26,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import pluggy
 
 from skyward.contracts import hookspecs
-from skyward.errors import ExitCode, PluginError, SkywardError, UnknownProviderError, UsageError
+from skyward.errors import (
+    ExitCode,
+    PluginError,
+    SkywardError,
+    SkywardWarning,
+    UnknownProviderError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from skyward.config import Config
@@ -125,9 +132,11 @@ class Plugins:
             dict.fromkeys(name for name in wanted if not name.startswith("no:") and name not in blocked)
         )
         start = Path.cwd() if start is None else start
-        autoload = not _is_set(environ, "SKYWARD_DISABLE_PLUGIN_AUTOLOAD")
+        from skyward.entry_points import autoload
+
+        is_auto = autoload(environ)
         if points is None:
-            points = _installed(environ) if autoload or explicit else ()
+            points = _installed(environ) if is_auto or explicit else ()
         for name in blocked:
             self._manager.set_blocked(name)
         with _watchdog() as loading:
@@ -137,10 +146,10 @@ class Plugins:
                 loading(name)
                 self._load(name, partial(import_module, module), PROJECT, _version())
             for point in points:
-                if point.group == PROJECT and (autoload or point.name in explicit):
+                if point.group == PROJECT and (is_auto or point.name in explicit):
                     loading(point.name)
                     self._load(
-                        point.name, lambda point=point: _resolve(point), point.distribution, point.version
+                        point.name, point.load, point.distribution, point.version
                     )
             for name in explicit:
                 loading(name)
@@ -610,17 +619,16 @@ _lock = threading.RLock()
 _current: Plugins | None = None
 _loaded = False
 _names: tuple[str, ...] = ()
-_on_problem: Report | None = None
 
 
-def choose(names: Iterable[str], on_problem: Report | None = None) -> None:
-    """What `get_plugins` will load besides the usual ("acme", "no:acme"), and who hears of problems.
+def choose(names: Iterable[str]) -> None:
+    """More plugins for `get_plugins` to load or leave out ("acme", "no:acme"), before it is first called.
 
-    For the command line; to be called before anything needs a plugin.
+    For the command line (`-p`).
     """
-    global _names, _on_problem
+    global _names
     with _lock:
-        _names, _on_problem = tuple(names), on_problem
+        _names = (*_names, *names)
 
 
 def get_plugins(*, strict: bool = False) -> Plugins:
@@ -637,9 +645,9 @@ def get_plugins(*, strict: bool = False) -> Plugins:
         with _lock:
             if _current is None:
                 # Set first: a plugin that says `sky.AWS` while it is imported gets what is there by then.
-                _current = Plugins(on_problem=_on_problem)
+                _current = Plugins()
                 try:
-                    _current.load(names=_names)
+                    _current.load(names=(*_configured(), *_names))
                 except BaseException:
                     _current = None
                     raise
@@ -648,6 +656,14 @@ def get_plugins(*, strict: bool = False) -> Plugins:
     if strict:
         _current.check()
     return _current
+
+
+def _configured() -> Sequence[str]:
+    """`plugins = [...]` of the configuration."""
+    from skyward.config import load_config
+
+    names: Sequence[str] = load_config().get("plugins", ())
+    return names
 
 
 def _installed(environ: Mapping[str, str]) -> tuple[EntryPoint, ...]:
@@ -723,14 +739,6 @@ def _append_path(directory: Path) -> None:
         sys.path.append(str(directory))
 
 
-def _resolve(point: EntryPoint) -> object:
-    module, _, attribute = point.value.partition(":")
-    found: object = import_module(module.strip())
-    for part in filter(None, attribute.strip().split(".")):
-        found = getattr(found, part)
-    return found
-
-
 @contextlib.contextmanager
 def _watchdog() -> Iterator[Callable[[str], None]]:
     """Names the plugin that is being loaded when loading takes too long."""
@@ -759,10 +767,6 @@ def _watchdog() -> Iterator[Callable[[str], None]]:
 
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _is_set(environ: Mapping[str, str], name: str) -> bool:
-    return environ.get(name, "").strip().lower() not in ("", "0", "false", "no")
 
 
 def _with(info: PluginInfo, **changes: Any) -> PluginInfo:
@@ -828,4 +832,9 @@ def _place(trace: TracebackType | None, error: BaseException, *, avoid: str) -> 
 
 
 def _warn(problem: SkywardError) -> None:
-    warnings.warn(str(problem), RuntimeWarning, stacklevel=2)
+    try:
+        warnings.warn(
+            SkywardWarning("; ".join([problem.message, *problem.facts]), hints=problem.hints), stacklevel=2
+        )
+    except SkywardWarning:
+        pass  # turned into an error by a filter; `problems` has it, and events must go on

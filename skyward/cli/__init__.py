@@ -1,0 +1,207 @@
+"""The command line: `skyward`, also `python -m skyward`. One module per command, imported when it is called.
+
+`COMMANDS` is all that `skyward --help` knows, so that help and completion load nothing heavy. A command's
+function returns its exit code (None is 0) and raises the errors of `skyward.errors`; `main` renders them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skyward.cli.shell import (
+    Shell,
+    add_global_options,
+    complain,
+    flush,
+    global_options,
+    open_streams,
+    shown_warnings,
+    signals,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives, as `module:attribute`, and the line `--help` shows for it."""
+
+    target: str
+    help: str
+    section: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether the module is there, found without importing it."""
+        module = self.target.partition(":")[0].rpartition(".")[2]
+        return (Path(__file__).parent / f"{module}.py").exists()
+
+    def load(self) -> click.Command:
+        module, _, attribute = self.target.partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command), self.target
+        return command
+
+
+_TASKS, _PRICES, _SETUP = "Tasks", "Prices", "Setup"
+COMMANDS = {
+    "run": Entry("skyward.cli.run:run", "Run tasks, here or on rented machines.", _TASKS),
+    "plan": Entry("skyward.cli.plan:plan", "Show what would be rented, why, and at what cost.", _TASKS),
+    "offers": Entry("skyward.cli.offers:offers", "List what is on sale.", _PRICES),
+    "cheapest": Entry("skyward.cli.cheapest:cheapest", "Name the cheapest offer that fits.", _PRICES),
+    "cost": Entry("skyward.cli.cost:cost", "Say what machines cost for a while.", _PRICES),
+    "history": Entry("skyward.cli.history:history", "Show how a price moved.", _PRICES),
+    "catalog": Entry(
+        "skyward.cli.catalog:catalog", "Inspect, refresh, build and query the price catalog.", _PRICES
+    ),
+    "accelerators": Entry(
+        "skyward.cli.accelerators:accelerators", "List accelerators and who sells them.", _PRICES
+    ),
+    "providers": Entry(
+        "skyward.cli.providers:providers", "List providers and where their credentials are.", _SETUP
+    ),
+    "plugins": Entry("skyward.cli.plugins:plugins", "List plugins and the hooks they implement.", _SETUP),
+    "config": Entry("skyward.cli.config:config", "Show, find and check the configuration.", _SETUP),
+    "explain": Entry("skyward.cli.explain:explain", "Explain an error code or an exit code.", _SETUP),
+    "completion": Entry(
+        "skyward.cli.completion:completion", "Print the completion script of a shell.", _SETUP
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands out of a table; each is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, entry in COMMANDS.items() if entry.exists] + sorted(_installed_commands())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is not None and entry.exists:
+            return add_global_options(entry.load())
+        if cmd_name in _installed_commands():
+            return add_global_options(_load_installed(cmd_name))
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is not None:
+            return name, command, _with_addopts(ctx, name, args[1:])
+        near = get_close_matches(name, self.list_commands(ctx), n=1)
+        error = click.UsageError(f"no such command {name!r}", ctx)
+        error.hints = [f"did you mean `skyward {near[0]}`?"] if near else ["skyward --help"]  # type: ignore[attr-defined]
+        raise error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in (_TASKS, _PRICES, _SETUP):
+            if rows := [(n, e.help) for n, e in COMMANDS.items() if e.section == section and e.exists]:
+                with formatter.section(section):
+                    formatter.write_dl(rows)
+        if rows := [
+            (name, f"From {point.distribution} {point.version}.")
+            for name, point in sorted(_installed_commands().items())
+        ]:
+            with formatter.section("From plugins"):
+                formatter.write_dl(rows)
+
+
+def _with_addopts(ctx: click.Context, name: str, args: list[str]) -> list[str]:
+    """`[run] addopts` goes before what was typed, so that what was typed wins."""
+    if name != "run":
+        return args
+    import shlex
+
+    addopts = ctx.find_object(Shell).config.get("run.addopts") or []  # type: ignore[union-attr]
+    return [*(shlex.split(addopts) if isinstance(addopts, str) else addopts), *args]
+
+
+def _installed_commands() -> dict[str, Any]:
+    """Commands of other distributions (entry-point group `skyward.commands`); ours cannot be replaced."""
+    from skyward.entry_points import commands
+
+    return {name: point for name, point in commands().items() if name not in COMMANDS}
+
+
+def _load_installed(name: str) -> click.Command:
+    from skyward.errors import PluginError
+
+    point = _installed_commands()[name]
+    command = point.load()
+    if not isinstance(command, click.Command):
+        raise PluginError(
+            f"command {name!r} of {point.distribution} {point.version} is {command!r}, not a click command"
+        )
+    return command
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from skyward import __version__
+
+        click.echo(f"skyward {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_version,
+            help="Print the version.",
+        ),
+        *global_options(hidden=False),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`skyward COMMAND --help` tells more; `skyward explain CODE` explains an error.",
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run a Python function on rented machines, at the lowest price, and leave none behind."""
+    ctx.ensure_object(Shell)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Runs one command line in this process, shows its error if it has one, and gives the exit code."""
+    shell = Shell()
+    with shown_warnings(shell):
+        try:
+            with cli.make_context("skyward", list(arguments), obj=shell) as ctx:
+                code = cli.invoke(ctx)
+            return int(code) if isinstance(code, int) else 0
+        except click.exceptions.Exit as error:
+            return error.exit_code
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        except BaseException as error:
+            return complain(error, shell)
+
+
+def main() -> None:
+    """The console script."""
+    open_streams()
+    with signals():
+        sys.exit(flush(_complete() if _COMPLETE in os.environ else invoke(sys.argv[1:])))
+
+
+_COMPLETE = "_SKYWARD_COMPLETE"
+"""Set by the completion script of the shell (click's protocol)."""
+
+
+def _complete() -> int:
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "skyward", _COMPLETE, os.environ[_COMPLETE])

@@ -1,0 +1,6 @@
+"""`python -m skyward` is `skyward`."""
+
+from skyward.cli import main
+
+if __name__ == "__main__":
+    main()
