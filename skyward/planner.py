@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from skyward.contracts.strategy import Strategy
 from skyward.errors import ConfigError, PluginError
+from skyward.model.accelerator import default_registry
 from skyward.model.offer import Offer
 from skyward.model.plan import Plan, Refusal, is_interruptible, spot_nodes
 from skyward.model.requirements import Requirements
 from skyward.model.sizes import Range, format_count, format_memory
 
 if TYPE_CHECKING:
-    from skyward.model.accelerator import Accelerator, Registry
+    from skyward.model.accelerator import Accelerator
+    from skyward.model.accelerator_model import Registry
 
 ALLOCATIONS = ("spot-if-available", "spot", "always-spot", "on-demand", "cheapest")
 
@@ -43,8 +45,7 @@ def make_plan(
     """The offers that satisfy `requirements`, best first, and why each other one does not.
 
     Every offer is in exactly one of the two. Refusals keep the order of `offers`, and so do ties in a ranking.
-    `registry` knows which accelerators a name means; without it a name means itself and its variants
-    ("A100" is "A100-40GB" too).
+    `registry` knows which accelerators a name means; None is the default one.
 
     Raises:
         ConfigError: `allocation` is none of the known ones.
@@ -187,10 +188,9 @@ def _provider(asked: _Asked) -> _Check | None:
 
 
 def _accelerator(asked: _Asked) -> _Check | None:
-    wish = asked.requirements.accelerator
-    if wish is None and asked.requirements.total_accelerators is None:
+    if not _wants_accelerator(asked.requirements):
         return None
-    is_wanted = _membership(wish, asked.registry)
+    is_wanted = _kin(asked.requirements.accelerator, asked.registry)
 
     def check(offer: Offer) -> _Failure | None:
         if offer.accelerator is None:
@@ -200,30 +200,31 @@ def _accelerator(asked: _Asked) -> _Check | None:
     return check
 
 
-def _membership(wish: Accelerator | None, registry: Registry | None) -> Callable[[str], bool]:
-    """Whether a canonical name is one that `wish` accepts."""
+def _kin(wish: Accelerator | None, registry: Registry | None) -> Callable[[str], bool]:
+    """Whether a canonical name is one that `wish` accepts, whatever the count and the partition."""
     if wish is None:
         return lambda name: True
-    if registry is not None:
-        members = {model.name for model in registry.members(wish)}
-        return members.__contains__
-    family = wish.name
-    return lambda name: family is None or name == family or name.startswith(f"{family}-")
+    group = (registry or default_registry()).group(wish.name)
+    models = () if group is None else group.models
+    names = {
+        model.name
+        for model in models
+        if (wish.memory is None or model.has_memory(wish.memory))
+        and (wish.form_factor is None or model.has_form_factor(wish.form_factor))
+    }
+    return names.__contains__
 
 
 def _accelerator_count(asked: _Asked) -> _Check | None:
     wish = asked.requirements.accelerator
     if wish is None:
         return None
-    return _within(wish.count_range, lambda offer: offer.accelerator_count, format_count, "of them")
+    return _within(wish.counts, lambda offer: offer.accelerator_count, format_count, "of them")
 
 
 def _fraction(asked: _Asked) -> _Check | None:
     """A slice satisfies only who asks for one."""
-    wish = asked.requirements.accelerator
-    if _wants_fraction(asked.requirements) or (
-        wish is None and asked.requirements.total_accelerators is None
-    ):
+    if not _wants_accelerator(asked.requirements) or _wants_fraction(asked.requirements):
         return None
 
     def check(offer: Offer) -> _Failure | None:
@@ -234,38 +235,44 @@ def _fraction(asked: _Asked) -> _Check | None:
     return check
 
 
+def _wants_accelerator(requirements: Requirements) -> bool:
+    return requirements.accelerator is not None or requirements.total_accelerators is not None
+
+
 def _wants_fraction(requirements: Requirements) -> bool:
     wish, total = requirements.accelerator, requirements.total_accelerators
-    low = None if wish is None else wish.count_range.low
-    return (low is not None and 0 < low < 1) or (total is not None and total < 1)
+    return (wish is not None and wish.count < 1) or (total is not None and total < 1)
 
 
 def _accelerator_memory(asked: _Asked) -> _Check | None:
+    """Of the slice, where one is sold; that of whole accelerators is a matter of their name."""
     wish = asked.requirements.accelerator
-    if wish is None:
+    if wish is None or wish.memory is None or not _wants_fraction(asked.requirements):
         return None
-    return _within(wish.memory_range, _memory_of_one, format_memory, "each")
+    within = _within(wish.memory, _memory_of_slice, format_memory, "each")
+    if within is None:
+        return None
+    return lambda offer: within(offer) if offer.accelerator_count < 1 else None
 
 
-def _memory_of_one(offer: Offer) -> float | None:
-    """GiB of one accelerator, or of the slice where a fraction is sold."""
-    if offer.accelerator_memory_gib is None:
-        return None
-    return offer.accelerator_memory_gib * min(offer.accelerator_count, 1.0)
+def _memory_of_slice(offer: Offer) -> float | None:
+    memory = offer.accelerator_memory_gib
+    return None if memory is None else memory * offer.accelerator_count
 
 
 def _mig(asked: _Asked) -> _Check | None:
-    wish, registry = asked.requirements.accelerator, asked.registry
-    if wish is None or not wish.mig or registry is None:
+    wish = asked.requirements.accelerator
+    if wish is None or wish.mig is None:
         return None
-    wanted = {wish.mig} if isinstance(wish.mig, str) else set(wish.mig)
+    registry, profile = asked.registry or default_registry(), wish.mig
 
     def check(offer: Offer) -> _Failure | None:
-        model = registry.resolve(offer.accelerator)
-        profiles = {profile.name for profile in model.mig} if model else set()
+        model = registry.get(offer.accelerator or "")
         if offer.accelerator_count < 1:
             return _Failure("is a slice already")
-        return None if wanted <= profiles else _Failure(f"{offer.accelerator} has no such profile")
+        if model is None or model.profile(profile) is None:
+            return _Failure(f"is {offer.accelerator}, which has no such profile")
+        return None
 
     return check
 
@@ -412,7 +419,7 @@ def _max_cost(asked: _Asked) -> _Check | None:
             return None
         minutes = limit / least * SHORTEST_USE_S / 60
         return _Failure(
-            f"{nodes} of them spend {limit:.2f} in {minutes:.1f} min, before they are prepared", least - limit
+            f"spends {limit:.2f} on {nodes} in {minutes:.1f} min, before it is prepared", least - limit
         )
 
     return check
@@ -421,8 +428,8 @@ def _max_cost(asked: _Asked) -> _Check | None:
 CONSTRAINTS: tuple[tuple[str, Callable[[_Asked], _Check | None]], ...] = (
     ("provider", _provider),
     ("accelerator", _accelerator),
-    ("accelerator_count", _accelerator_count),
     ("fraction", _fraction),
+    ("accelerator_count", _accelerator_count),
     ("accelerator_memory", _accelerator_memory),
     ("mig", _mig),
     ("machine", _machine),
