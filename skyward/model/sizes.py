@@ -121,7 +121,7 @@ def parse_count(value: object) -> float:
 
 
 def format_memory(gib: float) -> str:
-    """"80GB", "512MB", "2TB": rounded to a hundredth of a unit, whole TiB and GiB exactly."""
+    """ "80GB", "512MB", "2TB": rounded to a hundredth of a unit, whole TiB and GiB exactly."""
     if 0 < gib < 1:
         return f"{_plain(round(gib * 1024, 2))}MB"
     if gib >= 1024 and (gib % 1024 == 0 or gib >= 10240):
@@ -130,7 +130,7 @@ def format_memory(gib: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """"2h30m", "1m30s", "1.5s", "250ms": to the second from a minute up, to the millisecond below."""
+    """ "2h30m", "1m30s", "1.5s", "250ms": to the second from a minute up, to the millisecond below."""
     if seconds < 1 and seconds != 0:
         return f"{_plain(round(seconds * 1000, 3))}ms"
     if seconds < 60:

@@ -1,34 +1,68 @@
-"""Storage that outlives a pool's machines, declared."""
+"""Storage that is mounted on every node of a pool. Imports only `errors`."""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import Final
 
 from skyward.errors import ConfigError
+
+_BUCKET: Final = re.compile(r"(?=.{3,63}$)[a-z0-9][a-z0-9-]*[a-z0-9](?:\.[a-z0-9][a-z0-9-]*[a-z0-9])*")
+"""General purpose bucket names: 3 to 63 of lower case letters, digits, hyphens and dots, no label at an edge of
+anything else. https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html (2026-11)."""
+_ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_RESERVED: Final = (
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var",
+)
+"""Mounting over one of these leaves a machine that cannot be used or reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A block device of its own, attached to an instance, formatted when new, and mounted."""
+    """A disk of its own: made where the instance is, formatted if new, mounted at `mount_path`.
+
+    Raises:
+        ConfigError: the size is not above zero, or the path is not absolute and plain.
+    """
 
     size_gb: float
     """GB (10**9 bytes)."""
     mount_path: str
 
     def __post_init__(self) -> None:
+        size = self.size_gb
         if (
-            isinstance(self.size_gb, bool)
-            or not isinstance(self.size_gb, int | float)
-            or not self.size_gb > 0
+            isinstance(size, bool)
+            or not isinstance(size, int | float)
+            or not math.isfinite(size)
+            or size <= 0
         ):
-            raise ConfigError(f"volume: size_gb must be a number above 0, not {self.size_gb!r}")
-        _check_mount_path(self.mount_path)
+            raise ConfigError(
+                f"size_gb {size!r} of a volume is not above zero: write it like 500", size_gb=size
+            )
+        _check_path(self.mount_path)
 
 
 @dataclass(frozen=True, slots=True)
 class S3Volume:
-    """A bucket, or the part of it below `prefix`, that appears as a directory."""
+    """A bucket, or what lies under `prefix` in it, mounted at `mount_path`.
+
+    Raises:
+        ConfigError: no bucket may have this name, or the path is not absolute and plain.
+    """
 
     mount_path: str
     bucket: str
@@ -36,18 +70,32 @@ class S3Volume:
     read_only: bool = True
 
     def __post_init__(self) -> None:
-        _check_mount_path(self.mount_path)
-        if not isinstance(self.bucket, str) or not self.bucket or "/" in self.bucket:
-            raise ConfigError(f"volume: bucket must be the name of a bucket, not {self.bucket!r}")
+        _check_path(self.mount_path)
+        _check_bucket(self.bucket)
+        if not isinstance(self.prefix, str) or "\0" in self.prefix or self.prefix.startswith("/"):
+            raise ConfigError(
+                f"prefix {self.prefix!r} is no key of a bucket: write it like 'datasets/2026/', without a slash in front",
+                prefix=self.prefix,
+            )
 
 
-def _check_mount_path(path: str) -> None:
-    if (
-        not isinstance(path, str)
-        or not path.startswith("/")
-        or "\0" in path
-        or ".." in PurePosixPath(path).parts
-    ):
+def _check_path(path: object) -> None:
+    if not isinstance(path, str) or not path.startswith("/") or any(ord(char) < 32 for char in path):
+        raise ConfigError(f"mount_path {path!r} is not absolute: write it like '/data'", mount_path=path)
+    parts = path.rstrip("/").split("/")[1:]
+    if any(part in ("", ".", "..") for part in parts):
         raise ConfigError(
-            f"volume: mount_path must be an absolute path, not {path!r}", hints=['mount_path="/data"']
+            f"mount_path {path!r} is not plain: no '..', '.' or '//'; write it like '/data'", mount_path=path
+        )
+    if f"/{'/'.join(parts)}" in _RESERVED:
+        raise ConfigError(
+            f"mount_path {path!r} belongs to the system: mount below it, like '/data'", mount_path=path
+        )
+
+
+def _check_bucket(name: object) -> None:
+    if not isinstance(name, str) or not _BUCKET.fullmatch(name) or _ADDRESS.fullmatch(name):
+        raise ConfigError(
+            f"bucket {name!r} cannot exist: 3 to 63 of lower case letters, digits, hyphens and dots, like 'my-data'",
+            bucket=name,
         )
