@@ -31,6 +31,19 @@ from skyward.model.sizes import (
     parse_memory_range,
 )
 
+__all__ = [
+    "AMD",
+    "AWS",
+    "NVIDIA",
+    "Accelerator",
+    "AcceleratorSpec",
+    "Names",
+    "Registry",
+    "accelerators",
+    "default_registry",
+    "set_registry",
+]
+
 Count = float | str | Range
 Memory = float | str | Range
 
@@ -423,20 +436,18 @@ class Names:
         try:
             found = Accelerator(name.replace("_", "-"))
         except AcceleratorError as error:
-            raise self._no_such(name, error.values.get("nearest", ())) from None
-        group = default_registry().group(found.name)
-        if group is not None and self._vendor and any(model.vendor != self._vendor for model in group.models):
-            raise self._no_such(name, (group.name,))
+            near = " or ".join(map(repr, error.values.get("nearest", ())))
+            raise self._no_such(name, f"did you mean {near}?" if near else "") from None
+        vendors = {model.vendor for model in default_registry().select(found)}
+        if self._vendor and not vendors <= {self._vendor}:
+            raise self._no_such(name, f"{found.name} is of {' and '.join(sorted(vendors))}")
         memory = _CALLED_MEMORY.get(found.name)
         return found if memory is None else Accelerator(found.name, memory=memory)
 
-    def _no_such(self, name: str, nearest: Iterable[str]) -> _NoSuchName:
-        near = tuple(nearest)
-        guess = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+    def _no_such(self, name: str, reason: str) -> _NoSuchName:
         whose = f" of {self._vendor}" if self._vendor else ""
-        return _NoSuchName(
-            f"no accelerator{whose} is called {name!r}{guess}", hints=["skyward accelerators"], nearest=near
-        )
+        message = f"no accelerator{whose} is called {name!r}"
+        return _NoSuchName(f"{message}: {reason}" if reason else message, hints=["skyward accelerators"])
 
     def __dir__(self) -> list[str]:
         models = [model for model in default_registry().models if self._vendor in ("", model.vendor)]

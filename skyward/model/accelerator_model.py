@@ -27,6 +27,7 @@ _VENDOR: Final = re.compile(
     r"^(?:(?:nvidia|amd|aws|amazon|intel|google|habana|instinct|geforce|tesla|radeon)[\s_-]*)+(?=[^\s_-])"
 )
 _FILLER: Final = re.compile(r"[\s_-]+(?:gpu|graphics|generation)\b")
+_LOOKALIKES: Final = str.maketrans("oi", "01")
 _NOISE: Final = re.compile(r"[^a-z0-9]+")
 _QUALIFIER: Final = re.compile(r"\s*\([^()]*\)")
 _COUNT: Final = re.compile(r"\s*([0-9]+)\s*x\s*(?=[a-z])", re.IGNORECASE)
@@ -258,12 +259,13 @@ class Registry:
         from difflib import get_close_matches
 
         spelled = {key: models[0].name for (_, key), models in self._by_key.items()}
-        for group in (*self._families.values(), *self._open.values()):
-            spelled[squeeze(group.name)] = group.name
-        wanted = squeeze(name)
-        near = get_close_matches(wanted, spelled, n=3 * limit, cutoff=0.6)
-        inside = [key for key in spelled if len(wanted) > 1 and wanted in key]
-        return tuple(dict.fromkeys(spelled[key] for key in (*near, *inside)))[:limit]
+        groups = (*self._families.values(), *self._open.values())
+        spelled |= {squeeze(group.name): group.name for group in groups}
+        wanted = squeeze(name).translate(_LOOKALIKES)
+        inside = [key for key in spelled if len(wanted) > 2 and wanted in key]
+        near = get_close_matches(wanted, spelled, n=3 * limit, cutoff=0.65)
+        exact = [key for key in near if key == wanted]
+        return tuple(dict.fromkeys(spelled[key] for key in (*exact, *inside, *near)))[:limit]
 
     # -- inside ------------------------------------------------------------------------------------------------
 

@@ -9,25 +9,32 @@ from typing import Final
 
 from skyward.errors import ConfigError
 
-_BUCKET: Final = re.compile(r"(?=.{3,63}$)[a-z0-9][a-z0-9-]*[a-z0-9](?:\.[a-z0-9][a-z0-9-]*[a-z0-9])*")
-"""General purpose bucket names: 3 to 63 of lower case letters, digits, hyphens and dots, no label at an edge of
-anything else. https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html (2026-11)."""
-_ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
-_RESERVED: Final = (
-    "/",
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/lib",
-    "/proc",
-    "/run",
-    "/sbin",
-    "/sys",
-    "/usr",
-    "/var",
+_BUCKET: Final = re.compile(
+    r"(?=.{3,63}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
-"""Mounting over one of these leaves a machine that cannot be used or reached."""
+"""General purpose bucket names: 3 to 63 of lower case letters, digits, hyphens and dots, each label beginning
+and ending with a letter or a digit. https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html (2026-11)."""
+_ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_RESERVED: Final = frozenset(
+    [
+        "/",
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/home",
+        "/lib",
+        "/lib64",
+        "/proc",
+        "/root",
+        "/run",
+        "/sbin",
+        "/sys",
+        "/usr",
+        "/var",
+    ]
+)
+"""Mounting over one of these leaves a machine that cannot be used, or that nobody can log in to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,7 @@ class Volume:
             raise ConfigError(
                 f"size_gb {size!r} of a volume is not above zero: write it like 500", size_gb=size
             )
-        _check_path(self.mount_path)
+        object.__setattr__(self, "mount_path", _plain_path(self.mount_path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class S3Volume:
     read_only: bool = True
 
     def __post_init__(self) -> None:
-        _check_path(self.mount_path)
+        object.__setattr__(self, "mount_path", _plain_path(self.mount_path))
         _check_bucket(self.bucket)
         if not isinstance(self.prefix, str) or "\0" in self.prefix or self.prefix.startswith("/"):
             raise ConfigError(
@@ -79,18 +86,22 @@ class S3Volume:
             )
 
 
-def _check_path(path: object) -> None:
-    if not isinstance(path, str) or not path.startswith("/") or any(ord(char) < 32 for char in path):
+def _plain_path(path: object) -> str:
+    """The path without a slash at its end, so that equal places are equal values."""
+    if not isinstance(path, str) or not path.startswith("/"):
         raise ConfigError(f"mount_path {path!r} is not absolute: write it like '/data'", mount_path=path)
     parts = path.rstrip("/").split("/")[1:]
-    if any(part in ("", ".", "..") for part in parts):
+    if any(part in ("", ".", "..") for part in parts) or any(ord(char) < 32 for char in path):
         raise ConfigError(
-            f"mount_path {path!r} is not plain: no '..', '.' or '//'; write it like '/data'", mount_path=path
+            f"mount_path {path!r} is not plain: no '..', '.', '//' or control characters; write it like '/data'",
+            mount_path=path,
         )
-    if f"/{'/'.join(parts)}" in _RESERVED:
+    plain = "/" + "/".join(parts)
+    if plain in _RESERVED:
         raise ConfigError(
             f"mount_path {path!r} belongs to the system: mount below it, like '/data'", mount_path=path
         )
+    return plain
 
 
 def _check_bucket(name: object) -> None:
