@@ -37,6 +37,8 @@ class EngineContext:
     """Default of each task's wall seconds on the worker."""
     results: str = "any"
     """`any` unpickles whatever comes, `safe` only allow-listed types."""
+    importable: Callable[[str], bool] | None = None
+    """Whether the nodes can import a module of this name; what they cannot travels by value. None: all but `__main__`."""
 
 
 class Engine(ABC):

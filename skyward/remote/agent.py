@@ -1,0 +1,888 @@
+"""Our process on an instance: keeps workers busy and outlives a dropped connection.
+
+Sent over standard input to any python3 >= 3.8; standard library only; no root; writes below one directory. The
+command that SSH runs starts the agent if it is not there, hands it its own standard input and output (descriptors
+travel over a unix socket, so no byte is relayed by a second process) and waits. The agent answers frames
+(`skyward.remote.wire`), keeps every result until the client has confirmed it, and ends by itself when nobody has
+been attached for `linger_s` seconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import platform
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+import zipfile
+from typing import Any, Deque, Dict, List, Optional, Set, Tuple
+
+from skyward.remote import wire
+from skyward.remote.slot import Chunk, Slot
+
+OUTPUT_CAP = 1 << 20
+"""How much of one task's output is sent live, bytes; all of it is in the log."""
+LOG_CAP = 1 << 30
+QUEUED_OUT = 512 << 10
+"""No further piece of a long value is queued for the client while this much is waiting, bytes."""
+TICK_S = 0.05
+STEAL_AFTER_S = 0.05
+"""A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
+MAX_START_FAILURES = 3
+
+
+# -- the command that SSH runs -------------------------------------------------------------------------------
+
+
+def start(settings: Dict[str, Any]) -> None:
+    """Attaches standard input and output to the agent of this session, starting it first if need be."""
+    directory = choose_directory(settings.get("directory"))
+    run_directory = os.path.join(directory, "runs", settings["session"])
+    link = _connect(run_directory)
+    if link is None:
+        shutil.rmtree(run_directory, ignore_errors=True)
+        os.makedirs(run_directory, mode=0o700)
+        listener = socket.socket(socket.AF_UNIX)
+        _in(run_directory, lambda: listener.bind("agent.sock"))
+        listener.listen(8)
+        if os.fork() == 0:
+            _become_agent(settings, directory, run_directory, listener)
+        listener.close()
+        link = _connect(run_directory)
+        if link is None:
+            sys.exit("skyward: the agent did not start")
+    link.sendmsg([b"a"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("ii", 0, 1))])
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    try:
+        link.recv(1)
+    except OSError:
+        pass
+    os._exit(0)
+
+
+def _become_agent(settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket) -> None:
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(os.path.join(run_directory, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(log, 2)
+    os.closerange(3, listener.fileno())
+    status = 1
+    try:
+        Agent(settings, directory, run_directory, listener).serve()
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        traceback.print_exc(file=open("/tmp/agent-crash.txt","a"))
+    finally:
+        os._exit(status)
+
+
+def choose_directory(wanted: Optional[str]) -> str:
+    """Our one directory on this instance, made private; the first of the candidates that can be written."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    candidates = [wanted] if wanted else [os.path.join(cache, "skyward"), "/tmp/skyward-%d" % os.getuid()]
+    reasons = []
+    for path in candidates:
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            status = os.stat(path)
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                raise OSError("it belongs to somebody else or others may write to it")
+            probe = os.path.join(path, ".probe-%d" % os.getpid())
+            with open(probe, "wb") as file:
+                file.write(b"x")
+            os.unlink(probe)
+            return os.path.abspath(path)
+        except OSError as error:
+            reasons.append("%s: %s" % (path, error))
+    sys.exit("skyward: no directory to write to: " + "; ".join(reasons))
+
+
+def _connect(run_directory: str) -> Optional[socket.socket]:
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        _in(run_directory, lambda: link.connect("agent.sock"))
+    except OSError:
+        link.close()
+        return None
+    return link
+
+
+def _in(directory: str, action: Any) -> None:
+    """Does something with a path relative to `directory`: unix socket paths are limited to 107 bytes."""
+    before = os.getcwd()
+    os.chdir(directory)
+    try:
+        action()
+    finally:
+        os.chdir(before)
+
+
+# -- the agent -----------------------------------------------------------------------------------------------
+
+
+class Client:
+    """The attached client: descriptors, what it sent, what waits to be sent to it."""
+
+    def __init__(self, link: socket.socket, read_fd: int, write_fd: int) -> None:
+        self.link = link
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self.decoder = wire.Decoder()
+        self.out = collections.deque()  # type: Deque[memoryview]
+        self.out_size = 0
+        self.is_writing = False
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+
+    def put(self, *parts: Any) -> None:
+        for part in parts:
+            if len(part):
+                self.out.append(memoryview(part))
+                self.out_size += len(part)
+
+    def flush(self) -> bool:
+        """Writes what fits; False when the client is gone."""
+        while self.out:
+            view = self.out[0]
+            try:
+                sent = os.write(self.write_fd, view[:1048576])
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            self.out_size -= sent
+            if sent == len(view):
+                self.out.popleft()
+            else:
+                self.out[0] = view[sent:]
+        return True
+
+    def close(self) -> None:
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+        self.link.close()
+
+
+class Agent:
+    """The loop of one session on one instance."""
+
+    def __init__(self, settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.run_directory = run_directory
+        self.blobs = self._make("blobs")
+        self.spool = self._make("spool")
+        self.logs = self._make("logs")
+        self.archives = os.path.join(directory, "archives")
+        os.makedirs(self.archives, mode=0o700, exist_ok=True)
+        self.identity = os.urandom(8).hex()
+        self.linger_s = float(settings.get("linger_s", 60.0))
+        self.listener = listener
+        self.selector = selectors.DefaultSelector()
+        self.client = None  # type: Optional[Client]
+        self.detached_at = time.monotonic()
+        self.slots = []  # type: List[Slot]
+        self.queue = collections.deque()  # type: Deque[Chunk]
+        self.waiting = []  # type: List[Chunk]
+        self.sequence = 0
+        self.outbox = collections.deque()  # type: Deque[Tuple[int, bytes, bytes]]
+        self.fetches = collections.OrderedDict()  # type: Dict[str, Tuple[Any, int, int]]
+        self.receiving = {}  # type: Dict[str, Tuple[Any, int]]
+        self.have = set()  # type: Set[str]
+        self.printed = {}  # type: Dict[int, int]
+        self.logged = 0
+        self.configuration = None  # type: Optional[Dict[str, Any]]
+        self.is_ready = False
+        self.is_ending = False
+
+    def _make(self, name: str) -> str:
+        path = os.path.join(self.run_directory, name)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        return path
+
+    def serve(self) -> None:
+        """Runs until the client says farewell or has been gone for too long."""
+        _adopt_orphans()
+        self.selector.register(self.listener, selectors.EVENT_READ, self._on_listener)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        woken_read, woken_write = os.pipe()
+        os.set_blocking(woken_read, False)
+        os.set_blocking(woken_write, False)
+        signal.set_wakeup_fd(woken_write, warn_on_full_buffer=False)
+        self.selector.register(woken_read, selectors.EVENT_READ, lambda: _drain(woken_read))
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "is_ending", True))
+        last_tick = 0.0
+        while not self.is_ending:
+            busy = any(slot.state in ("busy", "starting") or slot.chunk for slot in self.slots)
+            for key, mask in self.selector.select(TICK_S if busy else 0.5):
+                if isinstance(key.data, Slot):
+                    self._on_slot(key.data, key.fileobj, mask)
+                elif mask & selectors.EVENT_READ or key.data != self._on_client:
+                    key.data()
+            self._bury_the_dead()
+            now = time.monotonic()
+            if now - last_tick >= TICK_S:
+                last_tick = now
+                self._tick(now)
+            self._serve_fetches()
+            self._flush()
+        self._shut_down()
+
+    # -- the client --
+
+    def _on_listener(self) -> None:
+        link, _ = self.listener.accept()
+        link.settimeout(5)
+        try:
+            _, ancillary, _, _ = link.recvmsg(1, socket.CMSG_SPACE(8))
+            read_fd, write_fd = struct.unpack("ii", ancillary[0][2][:8])
+        except (OSError, IndexError, struct.error):
+            link.close()
+            return
+        self._detach()
+        self.client = Client(link, read_fd, write_fd)
+        self.selector.register(read_fd, selectors.EVENT_READ, self._on_client)
+        self._say(wire.HELLO, self._hello())
+
+    def _hello(self) -> Dict[str, Any]:
+        return dict(
+            probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
+            archives=[name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")],
+            have=sorted(self.have), configured=self.configuration is not None,
+        )  # fmt: skip
+
+    def _on_client(self) -> None:
+        client = self.client
+        if client is None:
+            return
+        for _ in range(8):
+            try:
+                data = os.read(client.read_fd, 1 << 20)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._detach()
+                return
+            try:
+                for kind, header, payload in client.decoder.feed(data):
+                    self._handle(kind, header, payload)
+            except wire.BadFrame:
+                self._detach()
+                return
+            if client is not self.client:
+                return
+
+    def _detach(self) -> None:
+        if self.client is None:
+            return
+        client, self.client = self.client, None
+        for descriptor in (client.read_fd, client.write_fd):
+            try:
+                self.selector.unregister(descriptor)
+            except (KeyError, ValueError):
+                pass
+        client.close()
+        self.detached_at = time.monotonic()
+        self.fetches.clear()
+        for name, (file, _) in self.receiving.items():
+            file.close()
+            os.unlink(os.path.join(self.blobs, name + ".part"))
+        self.receiving.clear()
+
+    def _say(self, kind: int, header: Dict[str, Any], payload: Any = b"") -> None:
+        if self.client is not None:
+            self.client.put(wire.encode(kind, header, len(payload)), payload)
+
+    def _flush(self) -> None:
+        client = self.client
+        if client is None:
+            return
+        if not client.flush():
+            self._detach()
+            return
+        wanted = bool(client.out)
+        if wanted == client.is_writing:
+            return
+        client.is_writing = wanted
+        if wanted:
+            self.selector.register(client.write_fd, selectors.EVENT_WRITE, self._flush)
+        else:
+            self.selector.unregister(client.write_fd)
+
+    def _handle(self, kind: int, header: Dict[str, Any], payload: Any) -> None:
+        if kind == wire.TASKS:
+            self._on_tasks(header, payload)
+        elif kind == wire.PING:
+            self._acknowledge(header.get("ack", 0))
+            self._say(wire.PONG, {"at": header.get("at"), "slots": [slot.state for slot in self.slots]})
+        elif kind == wire.ACK:
+            self._acknowledge(header["seq"])
+        elif kind == wire.PIECE:
+            self._on_piece(header, payload)
+        elif kind == wire.FETCH:
+            self._on_fetch(header)
+        elif kind == wire.DROP:
+            self._on_drop(header)
+        elif kind == wire.RECALL:
+            self._on_recall(header["count"])
+        elif kind == wire.CANCEL:
+            self._on_cancel(set(header["chunks"]), header.get("kill", False))
+        elif kind == wire.ATTACH:
+            self._on_attach(header)
+        elif kind == wire.CONFIGURE:
+            self.configuration = header
+            self._configure_when_complete()
+        elif kind == wire.BYE:
+            self._say(wire.FAREWELL, {})
+            self.is_ending = True
+
+    def _on_attach(self, header: Dict[str, Any]) -> None:
+        """Sends again what the client has not confirmed, then tells which tasks are still here."""
+        if header.get("linger_s") is not None:
+            self.linger_s = float(header["linger_s"])
+        seen = header.get("seen", 0)
+        self._acknowledge(seen)
+        for sequence, text, payload in self.outbox:
+            if self.client is not None:
+                self.client.put(text, payload)
+        known = [task for chunk in [*self.queue, *self.waiting] for task in chunk.unstarted]
+        for slot in self.slots:
+            if slot.chunk is not None:
+                known += slot.chunk.ids[slot.chunk.low + slot.finished : slot.chunk.high]
+        self._say(wire.SYNC, {"known": known, "ready": self.is_ready})
+        if self.is_ready:
+            self._say_ready()
+
+    def _acknowledge(self, sequence: int) -> None:
+        while self.outbox and self.outbox[0][0] <= sequence:
+            self.outbox.popleft()
+
+    def _results(self, payload: bytes) -> None:
+        """Sends records, and keeps them until they are confirmed."""
+        self.sequence += 1
+        text = wire.encode(wire.RESULTS, {"seq": self.sequence}, len(payload))
+        self.outbox.append((self.sequence, text, payload))
+        if self.client is not None:
+            self.client.put(text, payload)
+
+    # -- long values --
+
+    def _on_piece(self, header: Dict[str, Any], payload: Any) -> None:
+        digest, offset, total = header["digest"], header["offset"], header["total"]
+        path = os.path.join(self.blobs, digest)
+        try:
+            if digest not in self.receiving:
+                self.receiving[digest] = (open(path + ".part", "wb", buffering=0), total)
+            file = self.receiving[digest][0]
+            file.seek(offset)
+            view = memoryview(payload)
+            while view:
+                view = view[file.write(view) :]
+            if offset + len(payload) < total:
+                return
+            file.close()
+            del self.receiving[digest]
+            os.rename(path + ".part", path)
+        except OSError as error:
+            self._no_room(digest, error)
+            return
+        self.have.add(digest)
+        for chunk in self.waiting:
+            chunk.needs.discard(digest)
+        self.queue.extend(chunk for chunk in self.waiting if not chunk.needs)
+        self.waiting = [chunk for chunk in self.waiting if chunk.needs]
+        self._configure_when_complete()
+        self._feed()
+
+    def _no_room(self, digest: str, error: OSError) -> None:
+        file, _ = self.receiving.pop(digest, (None, 0))
+        if file is not None:
+            file.close()
+        try:
+            os.unlink(os.path.join(self.blobs, digest + ".part"))
+        except OSError:
+            pass
+        self._say(wire.NOTICE, {"what": "no-room", "digest": digest, "directory": self.blobs, "error": str(error)})
+
+    def _on_fetch(self, header: Dict[str, Any]) -> None:
+        name = header["name"]
+        folder = self.logs if name.endswith(".log") else self.spool
+        try:
+            file = open(os.path.join(folder, os.path.basename(name)), "rb", buffering=0)
+        except OSError as error:
+            self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
+            return
+        total = os.fstat(file.fileno()).st_size
+        self.fetches[name] = (file, header.get("offset", 0), total)
+
+    def _serve_fetches(self) -> None:
+        """Queues further pieces of what the client fetches, a few at a time and in turn."""
+        while self.fetches and self.client is not None and self.client.out_size < QUEUED_OUT:
+            name, (file, offset, total) = self.fetches.popitem(last=False)
+            file.seek(offset)
+            piece = file.read(wire.CHUNK)
+            self._say(wire.PIECE, {"name": name, "offset": offset, "total": total}, piece)
+            if offset + len(piece) >= total or not piece:
+                file.close()
+            else:
+                self.fetches[name] = (file, offset + len(piece), total)
+
+    def _on_drop(self, header: Dict[str, Any]) -> None:
+        for name in header.get("names", ()):
+            _unlink(os.path.join(self.spool, os.path.basename(name)))
+        for digest in header.get("digests", ()):
+            self.have.discard(digest)
+            _unlink(os.path.join(self.blobs, os.path.basename(digest)))
+
+    # -- configuration --
+
+    def _configure_when_complete(self) -> None:
+        """Starts the workers once every archive they need has come."""
+        wanted = self.configuration
+        if wanted is None or self.slots:
+            return
+        for one in wanted["archives"]:
+            path = os.path.join(self.archives, one["digest"] + ".zip")
+            if one["digest"] in self.have and not os.path.exists(path):
+                os.rename(os.path.join(self.blobs, one["digest"]), path)
+            if not os.path.exists(path):
+                return
+        try:
+            places = {one["role"]: self._unpack(one) for one in wanted["archives"]}
+            self._start_workers(wanted, places)
+        except (OSError, zipfile.BadZipFile, ValueError) as error:
+            self._say(wire.NOTICE, {"what": "cannot-configure", "error": "%s: %s" % (type(error).__name__, error)})
+            self.configuration = None
+
+    def _unpack(self, one: Dict[str, Any]) -> str:
+        """Where an archive lies unpacked: shared for our own runtime, private to this run for the user's project."""
+        source = os.path.join(self.archives, one["digest"] + ".zip")
+        if _digest(source) != one["digest"]:
+            os.unlink(source)
+            raise ValueError("archive %s is damaged" % one["digest"][:12])
+        shared = one["role"] == "runtime"
+        target = os.path.join(self.archives, one["digest"]) if shared else os.path.join(self.run_directory, one["role"])
+        if os.path.isdir(target):
+            return target
+        temporary = target + ".tmp%d" % os.getpid()
+        with zipfile.ZipFile(source) as archive:
+            for member in archive.infolist():
+                _extract(archive, member, temporary)
+        os.makedirs(temporary, exist_ok=True)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not os.path.isdir(target):
+                raise
+        return target
+
+    def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
+        environment = dict(os.environ)
+        environment.update(wanted["env"])
+        path = [places[role] for role in ("project", "runtime") if role in places] + list(wanted["sys_path"])
+        cwd = wanted.get("cwd") or places.get("project") or self._make("work")
+        settings = {"sys_path": path, "blobs": self.blobs, "spool": self.spool, "result_cap": wanted.get("result_cap")}
+        for worker, extra in enumerate(wanted["workers"]):
+            for _ in range(wanted["concurrency"]):
+                env = dict(environment, **extra)
+                spawn = {"python": wanted["python"], "env": env, "cwd": cwd, "settings": settings}
+                slot = Slot(len(self.slots), worker, spawn, self._watch, self._unwatch)
+                self.slots.append(slot)
+                self._spawn(slot)
+
+    def _spawn(self, slot: Slot) -> None:
+        try:
+            slot.spawn()
+        except (OSError, ValueError) as error:
+            slot.failures = MAX_START_FAILURES
+            slot.tail = str(error).encode()
+            self._start_failed(slot, {"exit": None, "signal": None, "reason": str(error)})
+
+    def _watch(self, what: Any, slot: Slot, writing: bool = False) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+        try:
+            key = self.selector.get_key(what)
+        except KeyError:
+            self.selector.register(what, events, slot)
+            return
+        if key.events != events:
+            self.selector.modify(what, events, slot)
+
+    def _unwatch(self, what: Any) -> None:
+        try:
+            self.selector.unregister(what)
+        except (KeyError, ValueError):
+            pass
+
+    def _say_ready(self) -> None:
+        self._say(wire.READY, {"workers": [[slot.index, slot.worker, slot.pid] for slot in self.slots]})
+
+    # -- tasks --
+
+    def _on_tasks(self, header: Dict[str, Any], payload: Any) -> None:
+        view = memoryview(payload)
+        position = 0
+        for one in header["chunks"]:
+            chunk = Chunk(one, view[position : position + one["size"]])
+            position += one["size"]
+            chunk.needs -= self.have
+            (self.waiting if chunk.needs else self.queue).append(chunk)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Gives idle workers what is queued for them."""
+        if not self.queue:
+            return
+        idle = [slot for slot in self.slots if slot.state == "idle"]
+        while idle and self.queue:
+            if self.queue[0].worker is None:
+                idle.pop(0).assign(self.queue.popleft())
+                continue
+            slot, chunk = self._match(idle)
+            if slot is None:
+                return
+            idle.remove(slot)
+            self.queue.remove(chunk)
+            slot.assign(chunk)
+
+    def _match(self, idle: List[Slot]) -> Tuple[Any, Any]:
+        for chunk in self.queue:
+            for slot in idle:
+                if chunk.worker is None or chunk.worker == slot.worker:
+                    return slot, chunk
+        return None, None
+
+    def _on_recall(self, count: int) -> None:
+        """Gives unstarted tasks back to the client, from the end of the queue, then from running chunks."""
+        tasks = []  # type: List[int]
+        for chunk in reversed([one for one in self.queue if one.worker is None]):
+            if len(tasks) >= count:
+                break
+            take = min(count - len(tasks), chunk.high - chunk.low)
+            tasks += chunk.ids[chunk.high - take : chunk.high]
+            chunk.high -= take
+            if chunk.low == chunk.high:
+                self.queue.remove(chunk)
+        for slot in self.slots:
+            if slot.chunk is not None and slot.chunk.worker is None and len(tasks) < count:
+                part = slot.take_back(count - len(tasks))
+                tasks += part.unstarted if part else []
+        self._say(wire.RECALLED, {"tasks": tasks})
+
+    def _on_cancel(self, chunks: Set[int], kill: bool) -> None:
+        tasks = []  # type: List[int]
+        for one in [*self.queue, *self.waiting]:
+            if one.id in chunks:
+                tasks += one.unstarted
+        self.queue = collections.deque(one for one in self.queue if one.id not in chunks)
+        self.waiting = [one for one in self.waiting if one.id not in chunks]
+        for slot in self.slots:
+            if slot.chunk is not None and slot.chunk.id in chunks:
+                part = slot.take_back(1 << 20)
+                tasks += part.unstarted if part else []
+                if kill and slot.current is not None:
+                    slot.end("cancelled")
+        self._say(wire.RECALLED, {"tasks": tasks, "cancelled": True})
+
+    # -- slots --
+
+    def _on_slot(self, slot: Slot, what: Any, mask: int) -> None:
+        if what is not slot._commands:
+            self._printed(slot, slot.current or 0, "err", slot.read_output())
+            return
+        if mask & selectors.EVENT_WRITE:
+            slot.send()
+        letters = slot.read_commands() if mask & selectors.EVENT_READ else b""
+        if not letters:
+            if mask & selectors.EVENT_READ:
+                self._unwatch(slot._commands)  # it has closed its end: its death follows
+            return
+        if b"r" in letters:
+            slot.state, slot.failures = "idle", 0
+            self._check_ready()
+        if b"n" in letters or b"d" in letters:
+            self._collect(slot)
+        if b"d" in letters:
+            slot.chunk, slot.state = None, "idle"
+        if slot.state == "idle":
+            self._feed()
+
+    def _check_ready(self) -> None:
+        if not self.is_ready and all(slot.state not in ("starting", "dead") for slot in self.slots):
+            self.is_ready = True
+            self._say_ready()
+
+    def _collect(self, slot: Slot) -> None:
+        """Passes on the records a worker has written; what it printed goes its own way."""
+        output = slot.read_output()
+        if output:
+            self._printed(slot, slot.current or 0, "err", output)
+        pieces = []
+        for task, kind, seconds, body in slot.read_records():
+            if kind == wire.RECORD_OUT or kind == wire.RECORD_ERR:
+                self._printed(slot, task, "out" if kind == wire.RECORD_OUT else "err", body)
+                continue
+            pieces.append(wire.RECORD.pack(len(body), task, kind, seconds))
+            pieces.append(body)
+            self._end_of_output(task)
+        if pieces:
+            self._results(b"".join(pieces))
+
+    def _printed(self, slot: Slot, task: int, stream: str, data: bytes) -> None:
+        if not data:
+            return
+        slot.keep_tail(data)
+        if self.logged < LOG_CAP:
+            self.logged += len(data)
+            try:
+                with open(os.path.join(self.logs, "worker-%d.log" % slot.index), "ab") as file:
+                    file.write(data)
+            except OSError:
+                self.logged = LOG_CAP
+        before = self.printed.get(task, 0)
+        self.printed[task] = before + len(data)
+        room = max(0, OUTPUT_CAP - before)
+        if room and (self.client is not None and self.client.out_size < 4 * OUTPUT_CAP):
+            self._say(wire.OUTPUT, {"task": task, "slot": slot.index, "stream": stream}, data[:room])
+
+    def _end_of_output(self, task: int) -> None:
+        count = self.printed.pop(task, 0) if self.printed else 0
+        if count > OUTPUT_CAP:
+            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count - OUTPUT_CAP})
+
+    def _bury_the_dead(self) -> None:
+        for slot in self.slots:
+            story = slot.poll_death()
+            if story is not None:
+                self._on_death(slot, story)
+
+    def _on_death(self, slot: Slot, story: Dict[str, Any]) -> None:
+        """Tells which task died with its worker, gives the others to somebody else, starts a new worker."""
+        was_starting = slot.state == "starting"
+        self._collect(slot)
+        victim, rest = slot.split_at_death()
+        slot.bury()
+        _end_orphans({one.pid for one in self.slots if one.state != "dead"})
+        tail = slot.tail.decode("utf-8", "replace")
+        slot.chunk = None
+        if rest is not None:
+            self.queue.appendleft(rest)
+        if victim is not None:
+            body = json.dumps(dict(story, tail=tail)).encode()
+            self._end_of_output(victim)
+            self._results(wire.RECORD.pack(len(body), victim, wire.RECORD_DEATH, 0.0) + body)
+        slot.failures = slot.failures + 1 if was_starting else 0
+        if slot.failures >= MAX_START_FAILURES or (was_starting and not self.is_ready):
+            self._start_failed(slot, story)
+        elif not self.is_ending:
+            self._spawn(slot)
+
+    def _start_failed(self, slot: Slot, story: Dict[str, Any]) -> None:
+        slot.state = "dead"
+        tail = slot.tail.decode("utf-8", "replace")
+        self._say(wire.NOTICE, dict(story, what="worker-cannot-start", slot=slot.index, python=slot._spawn["python"], tail=tail))
+        if all(one.state == "dead" for one in self.slots):
+            for chunk in [*self.queue, *self.waiting]:
+                for task in chunk.unstarted:
+                    body = json.dumps(dict(story, tail=tail, reason="worker-cannot-start")).encode()
+                    self._results(wire.RECORD.pack(len(body), task, wire.RECORD_DEATH, 0.0) + body)
+            self.queue.clear()
+            self.waiting = []
+
+    # -- time --
+
+    def _tick(self, now: float) -> None:
+        for slot in self.slots:
+            if slot.state == "dead":
+                continue
+            slot.tick(now)
+            if slot.state == "busy":
+                self._collect(slot)
+        self._steal(now)
+        if self.client is None and now - self.detached_at > self.linger_s:
+            self.is_ending = True
+        if not os.path.exists(self.run_directory):
+            self.is_ending = True
+
+    def _steal(self, now: float) -> None:
+        """Lends unstarted tasks of a slow chunk to idle workers of this instance."""
+        if self.queue:
+            return
+        for slot in self.slots:
+            if slot.state != "idle":
+                continue
+            lenders = [
+                (one.tokens_left(), one)
+                for one in self.slots
+                if one.chunk is not None and one.chunk.worker is None and now - one._progress[1] > STEAL_AFTER_S
+            ]
+            left, lender = max(lenders, key=lambda pair: pair[0], default=(0, None))
+            part = lender.take_back((left + 1) // 2) if lender is not None and left else None
+            if part is None:
+                return
+            slot.assign(part)
+
+    def _shut_down(self) -> None:
+        """Ends every worker, says the last words, removes the directory of this run."""
+        self.is_ending = True
+        for slot in self.slots:
+            if slot.state != "dead":
+                slot.end("shutdown", grace=False)
+        deadline = time.monotonic() + 2
+        for slot in self.slots:
+            while slot.state != "dead" and time.monotonic() < deadline:
+                if slot.poll_death() is not None:
+                    slot.bury()
+                else:
+                    time.sleep(0.002)
+        _end_orphans(set())
+        shutil.rmtree(self.run_directory, ignore_errors=True)
+        while self.client is not None and self.client.out and time.monotonic() < deadline:
+            if not self.client.flush():
+                break
+            time.sleep(0.002)
+        self._detach()
+
+
+# -- facts about this machine -----------------------------------------------------------------------------------
+
+
+def probe(directory: str, run_directory: str) -> Dict[str, Any]:
+    """What the client wants to know of this machine before it prepares it."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    space = os.statvfs(directory)
+    return {
+        "directory": directory, "run_directory": run_directory, "python": list(sys.version_info[:3]),
+        "executable": sys.executable, "pythons": find_pythons(), "uv": _find_uv(directory), "machine": platform.machine(),
+        "system": platform.system(), "libc": _libc(), "cpus": _cpus(), "memory_bytes": pages,
+        "disk_free_bytes": space.f_bavail * space.f_frsize, "home": os.path.expanduser("~"), "user": _user(),
+        "hostname": socket.gethostname(), "addresses": [],
+    }  # fmt: skip
+
+
+def find_pythons() -> Dict[str, str]:
+    """Minor version -> path of the first such python, from the PATH and the usual places."""
+    found = {"%d.%d" % sys.version_info[:2]: sys.executable}
+    home = os.path.expanduser("~")
+    places = os.environ.get("PATH", "").split(os.pathsep) + ["/usr/local/bin", "/usr/bin", os.path.join(home, ".local/bin")]
+    for place in places:
+        for minor in range(8, 20):
+            path = os.path.join(place, "python3.%d" % minor)
+            if "3.%d" % minor not in found and os.access(path, os.X_OK):
+                found["3.%d" % minor] = path
+    return found
+
+
+def _find_uv(directory: str) -> Optional[str]:
+    home = os.path.expanduser("~")
+    for path in (shutil.which("uv"), os.path.join(home, ".local/bin/uv"), os.path.join(home, ".cargo/bin/uv")):
+        if path and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _libc() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError, AttributeError):
+        return "musl" if any(name.startswith("ld-musl") for name in os.listdir("/lib")) else ""
+
+
+def _cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _user() -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return str(os.getuid())
+
+
+def _digest(path: str) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: str) -> None:
+    """One member, with its mode, or as the symbolic link it is; a name that leaves the target is refused."""
+    place = os.path.realpath(os.path.join(target, member.filename))
+    if not place.startswith(os.path.realpath(target) + os.sep):
+        raise ValueError("archive member %r leaves its directory" % member.filename)
+    mode = member.external_attr >> 16
+    if mode & 0o170000 == 0o120000:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.symlink(archive.read(member).decode(), os.path.join(target, member.filename))
+        return
+    archive.extract(member, target)
+    if mode & 0o777:
+        os.chmod(place, (mode & 0o777) | 0o600)
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        os.read(descriptor, 4096)
+    except BlockingIOError:
+        pass
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _adopt_orphans() -> None:
+    """What workers leave behind becomes our child, so that it can be ended."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    except Exception:
+        return
+
+
+def _end_orphans(spared: Set[int]) -> None:
+    for _ in range(20):
+        try:
+            with open("/proc/self/task/%d/children" % os.getpid()) as file:
+                orphans = [int(pid) for pid in file.read().split() if int(pid) not in spared]
+        except OSError:
+            return
+        if not orphans:
+            return
+        for pid in orphans:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass

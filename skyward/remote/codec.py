@@ -1,0 +1,345 @@
+"""Values on their way: functions and arguments out, results and errors back.
+
+Long values are content-addressed blobs that cross each link once; everything else travels inside its frame. May not
+import anything above `model`; cloudpickle is imported when the first value needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skyward.errors import (
+    InstanceDiskFull,
+    RemoteError,
+    RemoteTraceback,
+    ResultTooLarge,
+    SerializationError,
+    SkywardError,
+)
+from skyward.remote import wire
+
+INLINE = wire.INLINE
+_ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
+
+
+class Blob:
+    """A long value under the SHA-256 of its bytes. `data` is a view of the caller's own memory where possible."""
+
+    __slots__ = ("data", "digest", "size")
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        self.data = view if view.ndim == 1 and view.format == "B" else view.cast("B")
+        self.size = self.data.nbytes
+        self.digest = hashlib.sha256(self.data).hexdigest()
+
+
+class EncodedCall:
+    """The arguments of one task: `payload` bytes, plain-data `header`, and the blobs both refer to."""
+
+    __slots__ = ("blobs", "header", "payload")
+
+    def __init__(self, payload: bytes, header: dict[str, Any], blobs: tuple[Blob, ...]) -> None:
+        self.payload = payload
+        self.header = header
+        self.blobs = blobs
+
+
+# -- out -----------------------------------------------------------------------------------------------------
+
+
+def is_atomic(args: tuple[Any, ...]) -> bool:
+    """Whether these are short values without identity, so that many calls may share one pickle."""
+    for value in args:
+        kind = type(value)
+        if kind not in _ATOMS or (kind in (str, bytes) and len(value) > 1024):
+            return False
+    return True
+
+
+def encode_rows(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """The arguments of many calls with atomic arguments."""
+    return pickle.dumps(rows, 5)
+
+
+def encode_function(fn: Callable[..., Any], importable: Callable[[str], bool] | None = None) -> Blob:
+    """A function by reference where the nodes can import it, else by value.
+
+    Raises:
+        SerializationError: names the path to the part that cannot travel.
+    """
+    reference = _reference(fn)
+    if reference is not None:
+        if importable is None or importable(reference[0]):
+            return Blob(b"R" + json.dumps(reference).encode())
+        _travels_by_value(reference[0])
+    return Blob(b"V" + _dump(fn, getattr(fn, "__qualname__", repr(fn)), None))
+
+
+def _reference(fn: Callable[..., Any]) -> tuple[str, str] | None:
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    if not isinstance(module, str) or module in ("__main__", "__mp_main__") or "<" in name or module not in sys.modules:
+        return None
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return (module, name) if found is fn or getattr(found, "__wrapped__", None) is fn else None
+
+
+def _travels_by_value(module: str) -> None:
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[module])
+
+
+def importable_with(project: Path | None) -> Callable[[str], bool]:
+    """Whether nodes that have `project` (and an environment of their own) can import a module by name.
+
+    What is installed here is taken to be installed there; files outside the project and outside every
+    installation are not there.
+    """
+    import site
+    import sysconfig
+
+    known = {Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix, sys.base_prefix)}
+    roots = tuple(sorted({*known, *({project.resolve()} if project else ())}, key=str))
+
+    def importable(name: str) -> bool:
+        top = sys.modules.get(name.partition(".")[0])
+        place = getattr(sys.modules.get(name), "__file__", None) or getattr(top, "__file__", None)
+        if place is None or name.partition(".")[0] == "skyward":
+            return True
+        path = Path(place).resolve()
+        return any(path.is_relative_to(root) for root in roots)
+
+    return importable
+
+
+class Identities:
+    """Long values already encoded, by identity, while one group is sent: the same object is pickled once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, dict[str, Any], tuple[Blob, ...]]] = {}
+
+    def get(self, value: Any) -> tuple[dict[str, Any], tuple[Blob, ...]] | None:
+        found = self._known.get(id(value))
+        return found[1:] if found is not None else None
+
+    def keep(self, value: Any, reference: dict[str, Any], blobs: tuple[Blob, ...]) -> None:
+        self._known[id(value)] = (value, reference, blobs)  # the value is held so that its id stays its own
+
+
+def encode_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, identities: Identities) -> EncodedCall:
+    """The arguments of one call. Arguments longer than 64 KiB become blobs of their own.
+
+    Raises:
+        SerializationError: names the argument and the path to the part of it that cannot travel.
+    """
+    short_args, short_kwargs = list(args), dict(kwargs or {})
+    long: list[list[Any]] = []
+    blobs: list[Blob] = []
+
+    def take_out(key: int | str, found: tuple[dict[str, Any], tuple[Blob, ...]]) -> None:
+        long.append([key, found[0]])
+        blobs.extend(found[1])
+        if isinstance(key, int):
+            short_args[key] = None
+        else:
+            short_kwargs[key] = None
+
+    everything: list[tuple[int | str, Any]] = [*enumerate(args), *short_kwargs.items()]
+    for key, value in everything:
+        found = identities.get(value) or _raw_reference(value, identities)
+        if found is not None:
+            take_out(key, found)
+    payload, buffers = _encode_rest(name, short_args, short_kwargs)
+    if len(payload) > INLINE or buffers:
+        for key, value in everything:
+            if type(value) not in _ATOMS and identities.get(value) is None:
+                found = _pickled_reference(name, key, value, identities)
+                if found is not None:
+                    take_out(key, found)
+        payload, buffers = _encode_rest(name, short_args, short_kwargs)
+    blobs += buffers
+    header: dict[str, Any] = {}
+    if buffers:
+        header["buffers"] = [blob.digest for blob in buffers]
+    if long:
+        header["long"] = long
+    return EncodedCall(payload, header, tuple(blobs))
+
+
+def _raw_reference(value: Any, identities: Identities) -> tuple[dict[str, Any], tuple[Blob, ...]] | None:
+    kind = type(value)
+    if kind not in (bytes, bytearray, str) or len(value) <= INLINE:
+        return None
+    blob = Blob(value.encode("utf-8", "surrogatepass") if kind is str else value)
+    reference = {"digest": blob.digest, "form": kind.__name__}
+    identities.keep(value, reference, (blob,))
+    return reference, (blob,)
+
+
+def _pickled_reference(name: str, key: int | str, value: Any, identities: Identities) -> tuple[dict[str, Any], tuple[Blob, ...]] | None:
+    buffers: list[Blob] = []
+    data = _dump(value, f"argument {key!r} of {name}", buffers)
+    if len(data) <= INLINE and not buffers:
+        return None
+    head = Blob(data)
+    reference = {"digest": head.digest, "form": "pickle", "buffers": [blob.digest for blob in buffers]}
+    identities.keep(value, reference, (head, *buffers))
+    return reference, (head, *buffers)
+
+
+def _encode_rest(name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[bytes, list[Blob]]:
+    buffers: list[Blob] = []
+    try:
+        return _dump((tuple(args), kwargs), name, buffers, explain=False), buffers
+    except Exception as error:
+        for key, value in [*enumerate(args), *kwargs.items()]:
+            _dump(value, f"argument {key!r} of {name}", None)
+        raise _cannot_travel((tuple(args), kwargs), f"arguments of {name}", error) from error
+
+
+def _dump(value: Any, label: str, buffers: list[Blob] | None, *, explain: bool = True) -> bytes:
+    import cloudpickle
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if buffers is None or raw.nbytes <= INLINE:
+            return True
+        buffers.append(Blob(raw))
+        return False
+
+    try:
+        return bytes(cloudpickle.dumps(value, 5, buffer_callback=keep))
+    except Exception as error:
+        if not explain:
+            raise
+        raise _cannot_travel(value, label, error) from error
+
+
+def _cannot_travel(value: Any, label: str, error: Exception) -> SerializationError:
+    from skyward.remote.pickling import explain_unpicklable
+
+    path = explain_unpicklable(value, label)
+    return SerializationError(
+        f"cannot be pickled: {path}",
+        facts=[f"{type(error).__name__}: {error}"],
+        hints=["make it inside the task, or pass what it is made of instead"],
+        path=path,
+    )
+
+
+# -- back ------------------------------------------------------------------------------------------------------
+
+_SAFE: dict[str, frozenset[str]] = {
+    "builtins": frozenset(
+        ("bool bytearray bytes complex dict float frozenset int list object range set slice str tuple").split()
+        + [name for name, kind in vars(__builtins__ if not isinstance(__builtins__, dict) else __import__("builtins")).items()
+           if isinstance(kind, type) and issubclass(kind, Exception)]
+    ),
+    "collections": frozenset(("Counter", "OrderedDict", "defaultdict", "deque")),
+    "datetime": frozenset(("date", "datetime", "time", "timedelta", "timezone")),
+    "decimal": frozenset(("Decimal",)),
+    "fractions": frozenset(("Fraction",)),
+    "uuid": frozenset(("UUID",)),
+    "pathlib": frozenset(("PosixPath", "PurePosixPath", "PureWindowsPath")),
+    "numpy": frozenset(("dtype", "ndarray", "bool_", "float32", "float64", "int32", "int64")),
+    "numpy.core.multiarray": frozenset(("_reconstruct", "scalar")),
+    "numpy._core.multiarray": frozenset(("_reconstruct", "scalar")),
+    "numpy.core.numeric": frozenset(("_frombuffer",)),
+    "numpy._core.numeric": frozenset(("_frombuffer",)),
+    "numpy.dtypes": frozenset(),
+}  # fmt: skip
+_allowed: set[tuple[str, str]] = set()
+
+
+def allow_results_of(*types: type) -> None:
+    """Lets results of these types through where only allow-listed ones are read."""
+    _allowed.update((kind.__module__, kind.__qualname__) for kind in types)
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """Reads plain data, numpy arrays and what the user allowed; whatever else is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _SAFE.get(module, ()) or (module, name) in _allowed:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in results of a machine that is not trusted")
+
+
+def read_value(data: Any, buffers: Iterable[Any], *, safe: bool) -> Any:
+    """A result.
+
+    Raises:
+        RemoteError: it cannot be read here; says why.
+    """
+    try:
+        if safe:
+            return SafeUnpickler(io.BytesIO(data), buffers=buffers).load()
+        return pickle.loads(data, buffers=buffers)
+    except MemoryError:
+        raise RemoteError("the result asks for more memory than there is", type_name="MemoryError") from None
+    except Exception as error:
+        missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+        raise RemoteError(
+            f"the result cannot be read here: {type(error).__name__}: {error}",
+            hints=[f"install {missing!r} here, or return plain data"] if missing else ["return plain data, or `results=\"any\"` where the machine is trusted"],
+            type_name=type(error).__name__,
+        ) from None
+
+
+def read_long(data: memoryview, form: str, parts: Sequence[int], *, safe: bool) -> Any:
+    """A long result whose bytes are `data`; arrays keep using that memory."""
+    if form == "bytes":
+        return bytes(data)
+    if form == "bytearray":
+        return data.obj if isinstance(data.obj, bytearray) and len(data.obj) == len(data) else bytearray(data)
+    views, position = [], 0
+    for size in parts:
+        views.append(data[position : position + size])
+        position += size
+    return read_value(views[0], views[1:], safe=safe)
+
+
+def read_error(body: memoryview, *, safe: bool) -> BaseException:
+    """The exception a task raised: itself where that can be, else a RemoteError that tells of it."""
+    try:
+        (length,) = struct.unpack_from("<I", body)
+        story = json.loads(bytes(body[4 : 4 + length]).decode("utf-8", "surrogatepass"))
+        data = body[4 + length :]
+        kind, text = story["kind"], str(story["traceback"])
+        message = f"{story['type']}: {story['message']}" if story["message"] else str(story["type"])
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        return RemoteError(f"an error came that cannot be read: {error}", type_name="")
+    if kind == "unpicklable":
+        return SerializationError(f"cannot be pickled: {story['message']}", hints=["return plain data"], remote_traceback=text)
+    if kind == "too-large":
+        return ResultTooLarge(story["message"], hints=["write it to a volume, or return it in parts"])
+    if kind == "no-room":
+        return InstanceDiskFull(story["message"], step="result")
+    original = _original(data, safe=safe) if story["exception"] and len(data) else None
+    if original is None:
+        return RemoteError(message, type_name=f"{story['module']}.{story['type']}".removeprefix("builtins."), remote_traceback=text)
+    original.__cause__ = RemoteTraceback(text)
+    return original
+
+
+def _original(data: memoryview, *, safe: bool) -> BaseException | None:
+    try:
+        error = SafeUnpickler(io.BytesIO(data)).load() if safe else pickle.loads(data)
+    except BaseException as broken:
+        if isinstance(broken, KeyboardInterrupt):
+            raise
+        return None
+    if not isinstance(error, Exception) or isinstance(error, StopIteration) and not isinstance(error, SkywardError):
+        return None
+    return error

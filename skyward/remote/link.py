@@ -1,0 +1,611 @@
+"""One node as its client sees it: a connection, the agent behind it, and what is on its way.
+
+A link survives a dropped connection: it connects again, meets the same agent, and takes up where it was. What it hears
+goes to its `listener` (the scheduler), from the link's reader thread.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from skyward.errors import (
+    AuthenticationError,
+    BootstrapError,
+    ConnectionLost,
+    HostKeyError,
+    HostUnreachable,
+    InstanceDiskFull,
+    ProtocolError,
+    TransportError,
+)
+from skyward.model.event import Event
+from skyward.model.instance import Endpoint, Instance
+from skyward.remote import wire
+from skyward.remote.bundle import Archive
+from skyward.remote.codec import Blob
+from skyward.remote.connection import Connection, Stream, connect
+from skyward.remote.probe import Probe
+
+LINGER_S = 60.0
+"""How long an agent waits for a lost client before it ends its workers and itself, seconds."""
+LOCAL_LINGER_S = 2.0
+SUSPECT_S = 3.0
+LOST_S = 10.0
+"""A node that has been silent for so long is given up and its tasks move, seconds."""
+HELLO_S = 15.0
+MAX_NOISE = 1 << 20
+"""What a login shell may print before our agent speaks, bytes."""
+ACK_EVERY = 64
+BLOBS_KEPT = 8 << 30
+"""Blobs an instance keeps for tasks to come, bytes; the longest unused go first."""
+
+_LOADER = (
+    "import os,sys\n"
+    "if sys.version_info<(3,8):sys.exit('skyward: python3 is %d.%d here, the agent needs 3.8 or newer'%sys.version_info[:2])\n"
+    "def r(n):\n"
+    " b=b''\n"
+    " while len(b)<n:\n"
+    "  p=os.read(0,n-len(b))\n"
+    "  if not p:sys.exit('skyward: the connection ended before the agent had come')\n"
+    "  b+=p\n"
+    " return b\n"
+    "exec(r(int(r(8))))\n"
+)
+_FIND = (
+    'for p in "$1" python3 /usr/bin/python3 /usr/local/bin/python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do '
+    'command -v "$p" >/dev/null 2>&1 && exec "$p" -I -S -u -c "$0"; done; '
+    "echo 'skyward: no python3 on this machine' >&2; exit 127"
+)
+
+
+class Listener(Protocol):
+    """Who hears what a link hears; called from its reader thread."""
+
+    def on_records(self, link: Link, payload: Any) -> None: ...
+    def on_output(self, link: Link, header: dict[str, Any], payload: Any) -> None: ...
+    def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None: ...
+    def on_sync(self, link: Link, known: set[int]) -> None: ...
+    def on_detached(self, link: Link) -> None: ...
+    def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None: ...
+    def on_lost(self, link: Link, reason: str, *, final: bool) -> None: ...
+    def on_no_room(self, link: Link, digest: str, error: str) -> None: ...
+    def on_dead_slot(self, link: Link, story: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How the workers of one node run. `workers` has one mapping of extra variables per worker."""
+
+    python: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    workers: tuple[Mapping[str, str], ...] = ({},)
+    concurrency: int = 1
+    """Slots per worker: how many tasks it runs at once, each in a process of its own."""
+    project: Archive | None = None
+    runtime: Archive | None = None
+    sys_path: tuple[str, ...] = ()
+    cwd: str | None = None
+    result_cap: int | None = None
+    """Results longer than this are refused on the node, bytes."""
+
+
+@cache
+def _sources() -> dict[str, str]:
+    here = Path(__file__).parent
+    return {name: (here / f"{name}.py").read_text() for name in ("wire", "slot", "agent")}
+
+
+def agent_program(settings: Mapping[str, Any]) -> bytes:
+    """The program that becomes the agent; read and executed by the one-liner that SSH starts."""
+    program = (
+        "import json,sys,types\n"
+        f"sources=json.loads({json.dumps(_sources())!r})\n"
+        "for name in ('skyward','skyward.remote'):\n"
+        "    sys.modules[name]=types.ModuleType(name); sys.modules[name].__path__=[]\n"
+        "for name,text in sources.items():\n"
+        "    module=types.ModuleType('skyward.remote.'+name); sys.modules[module.__name__]=module\n"
+        "    setattr(sys.modules['skyward.remote'],name,module)\n"
+        "    exec(compile(text,'<skyward '+name+'>','exec'),module.__dict__)\n"
+        f"sys.modules['skyward.remote.agent'].start(json.loads({json.dumps(dict(settings))!r}))\n"
+    ).encode()
+    return b"%08d" % len(program) + program
+
+
+class Link:
+    """One node. `open`, then `configure`, then give it to an engine; `close` ends everything on it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        node: int,
+        session: str,
+        instance: Instance | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        connect: Callable[..., Connection] = connect,
+        is_booting: bool = False,
+        linger_s: float | None = None,
+        lost_s: float = LOST_S,
+    ) -> None:
+        """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`."""
+        self.endpoint = endpoint
+        self.node = node
+        self.instance = instance
+        self.listener: Listener | None = None
+        self.probe: Probe
+        self.workers = 0
+        self.slots = 0
+        self.is_up = False
+        self.is_closed = False
+        self.lost_s = lost_s
+        self.last_heard = time.monotonic()
+        self.last_ping = 0.0
+        self.round_trip_s = 0.0
+        self._session = f"{session}-n{node}"
+        self._emit = on_event or (lambda _: None)
+        self._connect = connect
+        self._is_booting = is_booting
+        self._linger_s = linger_s if linger_s is not None else (LOCAL_LINGER_S if endpoint.kind == "local" else LINGER_S)
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
+        self._writing = threading.Lock()
+        self._hello: dict[str, Any] | None = None
+        self._ready: dict[str, Any] | None = None
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
+        self._seen = 0
+        self._unacknowledged = 0
+        self._settings: WorkerSettings | None = None
+        self._sent: OrderedDict[str, int] = OrderedDict()
+        self._fetches: dict[str, _Fetch] = {}
+        self._bulk: deque[Blob] = deque()
+        self._bulk_wanted = threading.Condition()
+        self._bulk_thread: threading.Thread | None = None
+        self._drop_reason = ""
+
+    def __repr__(self) -> str:
+        return f"<Link n{self.node} {self.endpoint} {'up' if self.is_up else 'down'}>"
+
+    @property
+    def connection(self) -> Connection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    def open(self, deadline_s: float) -> Probe:
+        """Connects, starts the agent and hears what kind of machine this is.
+
+        Raises:
+            HostUnreachable, HostKeyError, AuthenticationError: as `connect`, after `deadline_s` if it is booting.
+            BootstrapError: there is no python3 to run the agent on, or nowhere to write.
+        """
+        deadline = time.monotonic() + deadline_s
+        self._attach(deadline, patient=self._is_booting)
+        assert self._hello is not None
+        self.probe = Probe.from_hello(self._hello)
+        return self.probe
+
+    def _attach(self, deadline: float, *, patient: bool) -> None:
+        pause = 0.1
+        while True:
+            if self.is_closed:
+                raise ConnectionLost(f"{self.endpoint}: the link was closed")
+            try:
+                self._attach_once(deadline)
+                return
+            except (HostUnreachable, HostKeyError, AuthenticationError, ConnectionLost) as error:
+                self._hang_up()
+                if not patient or time.monotonic() + pause > deadline:
+                    raise
+                del error
+            except BaseException:
+                self._hang_up()
+                raise
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.6)
+
+    def _attach_once(self, deadline: float) -> None:
+        left = max(0.5, deadline - time.monotonic())
+        self._connection = self._connect(self.endpoint, deadline_s=min(left, 3 * self.endpoint.connect_timeout_s))
+        self._hello = None
+        self._failure = None
+        stream = self._connection.open(self._command())
+        program = agent_program({"session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s})
+        stream.write(program + wire.encode(wire.ATTACH, {"seen": self._seen, "linger_s": self._linger_s, "protocol": wire.PROTOCOL}))
+        self._stream = stream
+        threading.Thread(target=self._read, args=(stream,), name=f"skyward-n{self.node}", daemon=True).start()
+        with self._changed:
+            limit = min(deadline, time.monotonic() + HELLO_S)
+            while self._hello is None and self._failure is None:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    raise HostUnreachable(f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s")
+                self._changed.wait(left)
+        if self._failure is not None:
+            raise self._failure
+        self.last_heard = time.monotonic()
+
+    def _command(self) -> str:
+        import shlex
+        import sys
+
+        first = sys.executable if self.endpoint.kind == "local" else "python3"
+        return f"exec sh -c {shlex.quote(_FIND)} {shlex.quote(_LOADER)} {shlex.quote(first)}"
+
+    def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
+        """Ships the archives that are not there yet and starts the workers; returns when they are ready.
+
+        Raises:
+            BootstrapError: a worker cannot start; carries what it printed.
+        """
+        self._settings = settings
+        self._ready = None
+        archives = [
+            {"role": role, "digest": archive.digest}
+            for role, archive in (("project", settings.project), ("runtime", settings.runtime))
+            if archive is not None
+        ]
+        assert self._hello is not None
+        there = set(self._hello.get("archives", ()))
+        for archive in (settings.project, settings.runtime):
+            if archive is not None and archive.digest not in there:
+                self._send_now(_with_digest(archive))
+        self.send(
+            wire.CONFIGURE,
+            {
+                "python": settings.python, "env": dict(settings.env), "workers": [dict(one) for one in settings.workers],
+                "concurrency": settings.concurrency, "archives": archives, "sys_path": list(settings.sys_path),
+                "cwd": settings.cwd, "result_cap": settings.result_cap,
+            },
+        )  # fmt: skip
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while self._ready is None and self._failure is None:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    raise BootstrapError(f"{self.endpoint}: the workers were not ready within {timeout_s:.0f} s", step="workers")
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        assert self._ready is not None
+        self.slots = len(self._ready["workers"])
+        self.workers = len(settings.workers)
+        self.is_up = True
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, kind: int, header: dict[str, Any], *payload: Any) -> None:
+        """Sends one frame. A connection that breaks meanwhile is the reader's business, not the caller's."""
+        data = wire.encode(kind, header, sum(map(len, payload)))
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            with self._writing:
+                if sum(map(len, payload)) <= wire.INLINE:
+                    stream.write(b"".join((data, *payload)))
+                    return
+                stream.write(data)
+                for part in payload:
+                    stream.write(part)
+        except ConnectionLost:
+            stream.close()
+
+    def ping(self) -> None:
+        """Asks for a sign of life and confirms what has come; never waits for a busy line."""
+        stream = self._stream
+        if stream is None or not self._writing.acquire(blocking=False):
+            return
+        try:
+            stream.write(wire.encode(wire.PING, {"at": time.monotonic(), "ack": self._seen}))
+            self._unacknowledged = 0
+        except ConnectionLost:
+            stream.close()
+        finally:
+            self._writing.release()
+
+    def ensure(self, blobs: Iterable[Blob]) -> None:
+        """Queues what this node does not have yet; each blob crosses the link once."""
+        missing = []
+        for blob in blobs:
+            if blob.digest in self._sent:
+                self._sent.move_to_end(blob.digest)
+            else:
+                self._sent[blob.digest] = blob.size
+                missing.append(blob)
+        for blob in missing:
+            if blob.size <= wire.CHUNK:
+                self._send_now(blob)
+        long = [blob for blob in missing if blob.size > wire.CHUNK]
+        if not long:
+            return
+        with self._bulk_wanted:
+            self._bulk.extend(long)
+            if self._bulk_thread is None:
+                self._bulk_thread = threading.Thread(target=self._send_bulk, name=f"skyward-bulk-n{self.node}", daemon=True)
+                self._bulk_thread.start()
+            self._bulk_wanted.notify()
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Lets the node drop blobs."""
+        gone = [digest for digest in digests if self._sent.pop(digest, None) is not None]
+        if gone:
+            self.send(wire.DROP, {"digests": gone})
+
+    def over_budget(self, in_use: set[str]) -> list[str]:
+        """Blobs to forget, longest unused first, so that the rest fits the budget."""
+        total, gone = sum(self._sent.values()), []
+        budget = min(BLOBS_KEPT, self.probe.disk_free_bytes // 2 or BLOBS_KEPT)
+        for digest, size in self._sent.items():
+            if total <= budget:
+                break
+            if digest not in in_use:
+                gone.append(digest)
+                total -= size
+        return gone
+
+    def _send_bulk(self) -> None:
+        while True:
+            with self._bulk_wanted:
+                while not self._bulk and not self.is_closed:
+                    self._bulk_wanted.wait()
+                if self.is_closed:
+                    return
+                blob = self._bulk.popleft()
+            self._send_now(blob)
+
+    def _send_now(self, blob: Blob) -> None:
+        stream = self._stream
+        for offset in range(0, max(1, blob.size), wire.CHUNK):
+            if self._stream is not stream:
+                return  # the line changed; whoever needs this blob asks for it again
+            piece = blob.data[offset : offset + wire.CHUNK]
+            self.send(wire.PIECE, {"digest": blob.digest, "offset": offset, "total": blob.size}, piece)
+
+    def fetch(self, name: str, total: int, done: Callable[[memoryview], None]) -> None:
+        """Brings a long value; `done` gets its bytes, in memory of its own, from the reader thread."""
+        self._fetches[name] = _Fetch(total, done)
+        self.send(wire.FETCH, {"name": name, "offset": 0})
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def _read(self, stream: Stream) -> None:
+        """The reader thread of one stream: frames until it ends, then, unless we ended it, a new stream."""
+        decoder, noise = wire.Decoder(), bytearray()
+        is_quiet, reason = True, ""
+        try:
+            while data := stream.read(1 << 18):
+                self.last_heard = time.monotonic()
+                if is_quiet:
+                    noise += data
+                    start = noise.find(wire.MAGIC)
+                    if start < 0:
+                        if len(noise) > MAX_NOISE:
+                            raise wire.BadFrame("the login shell prints without end")
+                        continue
+                    is_quiet, data = False, bytes(noise[start:])
+                for kind, header, payload in decoder.feed(data):
+                    self._hear(kind, header, payload)
+        except wire.BadFrame as error:
+            reason = f"speaks nonsense: {error}"
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            reason = f"sent a frame that makes no sense: {type(error).__name__}: {error}"
+        if stream is not self._stream or self.is_closed:
+            return
+        if self._hello is None:
+            self._fail(self._why_no_hello(stream, reason))
+        elif reason:
+            self._fail(ProtocolError(f"{self.endpoint} {reason}"))
+            self._give_up(reason, final=True)
+        else:
+            self._reattach()
+
+    def _why_no_hello(self, stream: Stream, reason: str) -> Exception:
+        said = stream.stderr_tail().strip()
+        status = stream.exit_status(1.0)
+        if status is None and not said and not reason:
+            return ConnectionLost(f"{self.endpoint}: the connection broke before the agent answered")
+        last = said.splitlines()[-1] if said else reason or f"exit status {status}"
+        if "No space left" in said or "Read-only file system" in said or "Disk quota" in said:
+            return InstanceDiskFull(f"{self.endpoint}: {last}", step="agent", tail=said)
+        return BootstrapError(f"{self.endpoint}: the agent did not start: {last.removeprefix('skyward: ')}", step="agent", tail=said)
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+    def _hear(self, kind: int, header: dict[str, Any], payload: Any) -> None:
+        listener = self.listener
+        if kind == wire.RESULTS:
+            sequence = header["seq"]
+            if sequence <= self._seen:
+                return  # told twice, because our confirmation was lost
+            if listener is not None:
+                listener.on_records(self, payload)
+            self._seen = sequence
+            self._unacknowledged += 1
+            if self._unacknowledged >= ACK_EVERY:
+                self._unacknowledged = 0
+                self.send(wire.ACK, {"seq": sequence})
+        elif kind == wire.PIECE:
+            self._on_piece(header, payload)
+        elif kind == wire.OUTPUT:
+            if listener is not None:
+                listener.on_output(self, header, payload)
+        elif kind == wire.RECALLED:
+            if listener is not None:
+                listener.on_recalled(self, list(header["tasks"]), bool(header.get("cancelled")))
+        elif kind == wire.PONG:
+            self.round_trip_s = max(0.0, time.monotonic() - float(header["at"]))
+        elif kind == wire.HELLO:
+            with self._changed:
+                self._hello = header
+                self._changed.notify_all()
+        elif kind == wire.READY:
+            with self._changed:
+                self._ready = header
+                self._changed.notify_all()
+        elif kind == wire.SYNC:
+            if listener is not None and self.is_up:
+                listener.on_sync(self, set(header["known"]))
+        elif kind == wire.NOTICE:
+            self._on_notice(header)
+        elif kind == wire.FAREWELL:
+            self.is_closed = True
+
+    def _on_piece(self, header: dict[str, Any], payload: Any) -> None:
+        fetch = self._fetches.get(header["name"])
+        if fetch is None:
+            return
+        if header["total"] != len(fetch.data) or not 0 <= header["offset"] <= len(fetch.data) - len(payload):
+            raise ValueError(f"{header['name']} has {header['total']} bytes, {len(fetch.data)} were announced")
+        fetch.data[header["offset"] : header["offset"] + len(payload)] = payload
+        fetch.filled = header["offset"] + len(payload)
+        if fetch.filled == len(fetch.data):
+            del self._fetches[header["name"]]
+            self.send(wire.DROP, {"names": [header["name"]]})
+            fetch.done(memoryview(fetch.data))
+
+    def _on_notice(self, header: dict[str, Any]) -> None:
+        what = header["what"]
+        if what == "no-room":
+            if self.listener is not None and self.is_up:
+                self._sent.pop(header["digest"], None)
+                self.listener.on_no_room(self, header["digest"], header["error"])
+            else:
+                self._fail(InstanceDiskFull(f"{self.endpoint}: no room in {header['directory']}: {header['error']}", step="files"))
+        elif what == "worker-cannot-start":
+            tail = str(header.get("tail", ""))
+            last = tail.strip().splitlines()[-1:] or [str(header.get("reason") or header.get("signal") or f"exit {header.get('exit')}")]
+            error = BootstrapError(f"{self.endpoint}: a worker cannot start with {header['python']}: {last[0]}", step="workers", tail=tail)
+            if self.is_up and self.listener is not None:
+                self.listener.on_dead_slot(self, header)
+            else:
+                self._fail(error)
+        elif what == "cannot-configure":
+            self._fail(BootstrapError(f"{self.endpoint}: cannot be configured: {header['error']}", step="files"))
+
+    # -- losing and finding again --------------------------------------------------------------------------------
+
+    def drop(self, reason: str) -> None:
+        """Ends the connection that has been silent; the reader then looks for a new one."""
+        self._drop_reason = reason
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        stream, connection = self._stream, self._connection
+        if stream is not None:
+            stream.close()
+        if connection is not None:
+            connection.close()
+
+    def _reattach(self) -> None:
+        """Connects again until that works or the agent must be gone; tells the listener what it finds."""
+        started = time.monotonic()
+        before = self.probe.agent if hasattr(self, "probe") else ""
+        was_up, self.is_up = self.is_up, False
+        if self.listener is None or not was_up:
+            self._fail(ConnectionLost(f"{self.endpoint}: the connection broke"))
+            return
+        self.listener.on_detached(self)
+        reason, self._drop_reason = self._drop_reason or "the connection broke", ""
+        is_lost = False
+        silent_since = min(self.last_heard, started)
+        end = started + self._linger_s + 5
+        while not self.is_closed and time.monotonic() < end:
+            if not is_lost and time.monotonic() - silent_since >= self.lost_s:
+                is_lost = True
+                self.listener.on_lost(self, reason, final=False)
+            try:
+                limit = silent_since + self.lost_s if not is_lost else end
+                self._attach_once(max(time.monotonic() + 1.0, min(limit, time.monotonic() + 5)))
+            except (HostKeyError, AuthenticationError) as error:
+                reason = error.message
+                break
+            except (TransportError, BootstrapError) as error:
+                reason = error.message
+                self._hang_up()
+                time.sleep(0.2)
+                continue
+            if self.is_closed:
+                return
+            self._resume(before, started)
+            return
+        if not self.is_closed:
+            self._give_up(reason, final=True)
+
+    def _resume(self, before: str, started: float) -> None:
+        assert self._hello is not None and self.listener is not None
+        same = self._hello["agent"] == before
+        self._sent = OrderedDict((digest, self._sent.get(digest, 0)) for digest in self._hello.get("have", ()))
+        self.probe = Probe.from_hello(self._hello)
+        if same:
+            self.is_up = True
+            for name, fetch in list(self._fetches.items()):
+                self.send(wire.FETCH, {"name": name, "offset": fetch.filled})
+        else:
+            self._seen = 0
+            self._fetches.clear()
+            self.listener.on_lost(self, "the agent on it died", final=False)
+            try:
+                assert self._settings is not None
+                self.configure(self._settings)
+            except (BootstrapError, TransportError) as error:
+                self._give_up(error.message, final=True)
+                return
+        self.last_heard = time.monotonic()
+        self.listener.on_reattached(self, time.monotonic() - started, same_agent=same)
+
+    def _give_up(self, reason: str, *, final: bool) -> None:
+        self.is_up = False
+        self.is_closed = self.is_closed or final
+        self._hang_up()
+        if self.listener is not None:
+            self.listener.on_lost(self, reason, final=final)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Says farewell: workers end and the agent removes what this run wrote. Idempotent, bounded, never raises."""
+        stream, connection = self._stream, self._connection
+        was_closed, self.is_up = self.is_closed, False
+        if stream is not None and not was_closed:
+            if self._writing.acquire(timeout=1.0):
+                try:
+                    stream.write(wire.encode(wire.BYE, {}))
+                except ConnectionLost:
+                    pass
+                finally:
+                    self._writing.release()
+            self.is_closed = True
+            status = stream.exit_status(timeout_s)  # the bridge on the other side ends when the agent has cleaned up
+            del status
+        self.is_closed = True
+        with self._bulk_wanted:
+            self._bulk_wanted.notify_all()
+        self._hang_up()
+        del connection
+
+
+class _Fetch:
+    __slots__ = ("data", "done", "filled")
+
+    def __init__(self, total: int, done: Callable[[memoryview], None]) -> None:
+        self.data = bytearray(total)
+        self.done = done
+        self.filled = 0
+
+
+def _with_digest(archive: Archive) -> Blob:
+    return Blob(archive.data)
+
+

@@ -1,0 +1,327 @@
+"""One worker process as its agent sees it. Standard library only, any Python >= 3.8: it runs on instances.
+
+A slot hands chunks of tasks to its worker, collects their records, takes back what has not started, and knows which
+task was running when the worker dies.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import termios
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from skyward.remote import wire
+
+GRACE_S = 1.0
+"""Between the polite and the final signal, seconds."""
+TAIL = 4096
+"""How much of what a worker printed is kept for its obituary, bytes."""
+PIPE_SIZE = 1 << 20
+START_S = 60.0
+"""How long a worker may take to start, seconds."""
+
+WORKER = (
+    "import sys, json; s = json.loads(sys.argv[1]); sys.path[:1] = s['sys_path']; "
+    "from skyward.remote.worker import main; main()"
+)
+
+
+class Chunk:
+    """Tasks of one function that one worker runs one after the other."""
+
+    __slots__ = ("header", "high", "id", "ids", "low", "needs", "payload", "timeout", "worker")
+
+    def __init__(self, header: Dict[str, Any], payload: Any) -> None:
+        self.header = header
+        self.payload = payload
+        self.id = header["chunk"]
+        self.ids = header["ids"]  # type: List[int]
+        self.low = 0
+        self.high = len(self.ids)
+        self.timeout = header.get("timeout")
+        self.worker = header.get("worker")
+        self.needs = set(header.get("needs", ()))
+
+    def part(self, low: int, high: int) -> Chunk:
+        """The same chunk, from its task `low` up to before `high`."""
+        chunk = Chunk(self.header, self.payload)
+        chunk.low, chunk.high = low, high
+        chunk.needs = set()
+        return chunk
+
+    @property
+    def unstarted(self) -> List[int]:
+        return self.ids[self.low : self.high]
+
+
+class Slot:
+    """One worker process: started, fed, watched, and replaced when it dies."""
+
+    def __init__(self, index: int, worker: int, spawn: Dict[str, Any], watch: Callable[..., None], unwatch: Callable[[Any], None]) -> None:
+        self.index = index
+        self.worker = worker
+        self.state = "dead"
+        self.chunk = None  # type: Optional[Chunk]
+        self.finished = 0  # tasks of the chunk whose records have come
+        self.failures = 0
+        self.tail = b""
+        self._spawn = spawn
+        self._watch = watch
+        self._unwatch = unwatch
+        self._partial = b""
+        self._ending = ""
+        self._kill_at = None  # type: Optional[float]
+        self._progress = (0, 0.0)  # tokens left, and since when
+        self._oom_before = 0
+        self._process = None  # type: Any
+
+    # -- life and death --
+
+    def spawn(self) -> None:
+        """Starts the process; it reports by itself when it is ready."""
+        ours, theirs = socket.socketpair()
+        self._token_read, self._token_write = os.pipe()
+        self._result_read, result_write = os.pipe()
+        self._out_read, out_write = os.pipe()
+        for descriptor in (self._result_read, self._token_read):
+            try:
+                fcntl.fcntl(descriptor, 1031, PIPE_SIZE)  # F_SETPIPE_SZ; smaller pipes only mean more wake-ups
+            except OSError:
+                pass
+        for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
+            os.set_blocking(descriptor, False)
+        ours.setblocking(False)
+        self._commands = ours
+        self._unsent = b""
+        self._partial = self.tail = b""
+        self._ending, self._kill_at = "", None
+        settings = dict(self._spawn["settings"], commands=theirs.fileno(), tokens=self._token_read, results=result_write)
+        self._oom_before = oom_kills()
+        self.state, self.born_at = "starting", time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                [self._spawn["python"], "-u", "-c", WORKER, json.dumps(settings)],
+                stdin=subprocess.DEVNULL, stdout=out_write, stderr=out_write, env=self._spawn["env"],
+                cwd=self._spawn["cwd"], pass_fds=(theirs.fileno(), self._token_read, result_write), start_new_session=True,
+            )  # fmt: skip
+        finally:
+            theirs.close()
+            os.close(result_write)
+            os.close(out_write)
+        self._watch(self._commands, self)
+        self._watch(self._out_read, self)
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid) if self._process else 0
+
+    def poll_death(self) -> Optional[Dict[str, Any]]:
+        """How the process ended, or None while it runs."""
+        if self._process is None or self._process.returncode is not None:
+            return None
+        try:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status, usage = self._process.pid, 0, None
+        if pid == 0:
+            return None
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        self._process.returncode = -number if number else os.WEXITSTATUS(status)
+        story = {
+            "exit": None if number else os.WEXITSTATUS(status),
+            "signal": _signal_name(number) if number else None,
+            "peak_rss": usage.ru_maxrss * 1024 if usage else None,
+            "reason": self._ending,
+        }
+        if number == signal.SIGKILL and not self._ending and oom_kills() > self._oom_before:
+            story["reason"] = "out-of-memory"
+        return story
+
+    def end(self, reason: str, *, grace: bool = True) -> None:
+        """Kills the worker and everything it started; `reason` goes into its obituary."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._ending = self._ending or reason
+        if grace:
+            self._kill_at = time.monotonic() + GRACE_S
+            _signal(self._process.pid, signal.SIGTERM, group=False)
+            _signal(self._process.pid, signal.SIGCONT, group=False)
+        else:
+            _signal(self._process.pid, signal.SIGKILL, group=True)
+
+    def bury(self) -> None:
+        """Ends what is left of the process group and gives the descriptors back."""
+        if self._process is not None:
+            _signal(self._process.pid, signal.SIGKILL, group=True)
+        self.state = "dead"
+        for one in (self._commands, self._out_read):
+            self._unwatch(one)
+        self._commands.close()
+        for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
+            os.close(descriptor)
+
+    # -- work --
+
+    def assign(self, chunk: Chunk) -> None:
+        """Gives the worker a chunk; only for an idle worker."""
+        self.chunk, self.finished, self.state = chunk, 0, "busy"
+        count = chunk.high - chunk.low
+        os.write(self._token_write, b"t" * count)
+        self._progress = (count, time.monotonic())
+        header = dict(chunk.header, lo=chunk.low, hi=chunk.high)
+        self._unsent += wire.encode(wire.TASKS, header, len(chunk.payload)) + bytes(chunk.payload)
+        self.send()
+
+    def send(self) -> None:
+        """Writes what the command socket takes now; the rest goes when it can."""
+        while self._unsent:
+            try:
+                sent = self._commands.send(self._unsent)
+            except BlockingIOError:
+                break
+            except OSError:
+                self._unsent = b""
+                return
+            self._unsent = self._unsent[sent:]
+        self._watch(self._commands, self, writing=bool(self._unsent))
+
+    def read_commands(self) -> bytes:
+        """The letters the worker sent: r(eady), n(ew records), d(one)."""
+        try:
+            return self._commands.recv(4096)
+        except (BlockingIOError, OSError):
+            return b""
+
+    def read_output(self) -> bytes:
+        """What was written to descriptors 1 and 2 themselves, by C code or child processes."""
+        pieces = []
+        for _ in range(16):
+            try:
+                piece = os.read(self._out_read, 65536)
+            except (BlockingIOError, OSError):
+                break
+            if not piece:
+                self._unwatch(self._out_read)
+                break
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def read_records(self) -> List[Tuple[int, int, float, bytes]]:
+        """The records that have come, as (task, kind, seconds, body)."""
+        pieces = [self._partial]
+        for _ in range(64):
+            try:
+                piece = os.read(self._result_read, PIPE_SIZE)
+            except (BlockingIOError, OSError):
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+        data = b"".join(pieces)
+        position, head, records = 0, wire.RECORD.size, []
+        while len(data) - position >= head:
+            length, task, kind, seconds = wire.RECORD.unpack_from(data, position)
+            if len(data) - position - head < length:
+                break
+            position += head
+            records.append((task, kind, seconds, data[position : position + length]))
+            position += length
+            if kind not in (wire.RECORD_OUT, wire.RECORD_ERR):
+                self.finished += 1
+        self._partial = data[position:]
+        return records
+
+    def tokens_left(self) -> int:
+        """Tasks of the chunk that may still start."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._token_read, termios.FIONREAD, count)
+        return count[0]
+
+    def take_back(self, most: int) -> Optional[Chunk]:
+        """Unstarted tasks from the end of the chunk, at most so many. Taken tokens cannot be used by the worker."""
+        chunk = self.chunk
+        if chunk is None or most <= 0:
+            return None
+        try:
+            taken = len(os.read(self._token_read, most))
+        except (BlockingIOError, OSError):
+            return None
+        if not taken:
+            return None
+        part = chunk.part(chunk.high - taken, chunk.high)
+        chunk.high -= taken
+        return part
+
+    @property
+    def current(self) -> Optional[int]:
+        """The task that runs now, or None between tasks."""
+        chunk = self.chunk
+        if chunk is None:
+            return None
+        begun = chunk.high - chunk.low - self.tokens_left()
+        return chunk.ids[chunk.low + begun - 1] if begun > self.finished else None
+
+    def split_at_death(self) -> Tuple[Optional[int], Optional[Chunk]]:
+        """(the task that died with the worker, the tasks that had not started); call after the last records."""
+        chunk = self.chunk
+        if chunk is None:
+            return None, None
+        begun = chunk.high - chunk.low - self.tokens_left()
+        victim = chunk.ids[chunk.low + self.finished] if begun > self.finished else None
+        rest = chunk.part(chunk.low + begun, chunk.high) if chunk.low + begun < chunk.high else None
+        return victim, rest
+
+    def tick(self, now: float) -> None:
+        """Enforces time-outs: of the task that runs, of a worker that starts, of a grace that is over."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            _signal(self._process.pid, signal.SIGKILL, group=True)
+        if self.state == "starting" and now - self.born_at > START_S:
+            self.end("start-timeout", grace=False)
+        chunk = self.chunk
+        if chunk is None or chunk.timeout is None or self._ending:
+            return
+        left = self.tokens_left()
+        if left != self._progress[0]:
+            self._progress = (left, now)
+        elif now - self._progress[1] > chunk.timeout:
+            self.end("timeout")
+
+    def keep_tail(self, data: bytes) -> None:
+        self.tail = (self.tail + data)[-TAIL:]
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started, or 0 where it does not say."""
+    try:
+        with open("/proc/vmstat") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def _signal(pid: int, number: int, *, group: bool) -> None:
+    try:
+        if group:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal %d" % number

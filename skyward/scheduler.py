@@ -1,0 +1,750 @@
+"""Tasks x workers -> outcomes: the only dispatch loop.
+
+Owns what is waiting, what is on its way and what came back. It has no loop of its own thread: whoever submits, and the
+reader thread of each link, moves it on; one clock thread watches for silence and for work that is better done
+elsewhere. Decisions are made under one lock, values are pickled and sent outside of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from skyward.contracts.engine import Engine, EngineContext, Sink
+from skyward.errors import (
+    InstanceDiskFull,
+    SerializationError,
+    TaskCancelled,
+    TaskLost,
+    TaskTimeout,
+    WorkerDied,
+)
+from skyward.model.event import (
+    NodeLost,
+    NodeReattached,
+    NodeSuspected,
+    TaskFinished,
+    TaskOutput,
+    TaskStarted,
+    WarningRaised,
+)
+from skyward.model.outcome import Outcome, Verdict
+from skyward.model.report import TaskReport
+from skyward.model.task import Task
+from skyward.remote import wire
+from skyward.remote.codec import (
+    Blob,
+    Identities,
+    encode_call,
+    encode_function,
+    encode_rows,
+    is_atomic,
+    read_error,
+    read_long,
+    read_value,
+)
+from skyward.remote.link import SUSPECT_S, Link
+from skyward.remote.text import printable
+
+CHUNK_S = 0.008
+"""Quick tasks are sent in chunks that take about this long, seconds."""
+QUEUED_S = 0.03
+"""Work that waits on a node beyond what runs there, seconds per slot; a round trip is added."""
+MAX_CHUNK = 2000
+MAX_QUEUED = 6000
+"""Tasks on their way to one slot, at most."""
+MAX_CHUNK_BYTES = 4 << 20
+HEARTBEAT_S = 1.0
+CLOCK_S = 0.05
+RECALL_AFTER_S = 0.1
+PAUSED_S = 2.0
+"""A clock that comes so late was stopped itself (a laptop that slept): silence heard then proves nothing, seconds."""
+
+
+class _Group:
+    """The tasks of one `submit`."""
+
+    __slots__ = ("blobs", "functions", "identities", "is_cancelled", "left", "mean_s", "rank", "sink")
+
+    def __init__(self, sink: Sink, rank: int | None, size: int) -> None:
+        self.sink = sink
+        self.rank = rank
+        self.left = size
+        self.mean_s: float | None = None
+        self.is_cancelled = False
+        self.functions: dict[int, Blob | SerializationError] = {}
+        self.identities = Identities()
+
+
+class _Entry:
+    """One task and where it is. `wire_id` is new for every attempt, so that late answers to old ones find nobody."""
+
+    __slots__ = ("attempt", "avoid", "blobs", "chunk", "failures", "group", "index", "link", "sent_at", "task", "wire_id")
+
+    def __init__(self, task: Task, group: _Group, index: int) -> None:
+        self.task = task
+        self.group = group
+        self.index = index
+        self.attempt = 1
+        self.failures = 0
+        self.wire_id = 0
+        self.chunk = 0
+        self.link: Link | None = None
+        self.avoid: Link | None = None
+        self.blobs: tuple[Blob, ...] = ()
+        self.sent_at = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+
+class _Node:
+    """What the scheduler keeps of a link."""
+
+    __slots__ = ("is_full", "is_suspected", "link", "on_way", "recalled_at", "slots", "workers")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.slots = link.slots
+        self.workers = link.workers
+        self.on_way: dict[int, _Entry] = {}
+        self.is_suspected = False
+        self.is_full = False
+        self.recalled_at = 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        return self.link.is_up and not self.is_suspected and not self.is_full and self.slots > 0
+
+    @property
+    def load(self) -> float:
+        return len(self.on_way) / max(1, self.slots)
+
+
+Resolution = tuple[_Entry, Outcome]
+
+
+class SSHEngine(Engine):
+    """The built-in engine: fans tasks out over links."""
+
+    name = "ssh"
+
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
+        self._lock = threading.RLock()
+        self._nodes: list[_Node] = []
+        self._waiting: deque[_Entry] = deque()
+        self._pinned: dict[int, deque[_Entry]] = {}
+        self._wire_ids = itertools.count(1)
+        self._chunk_ids = itertools.count(1)
+        self._chunks: dict[int, _Group] = {}
+        self._is_stopped = False
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._clock: threading.Thread | None = None
+        self._is_safe = context.results == "safe"
+        self._names: dict[int, tuple[str, int]] = {}
+        self.executions = 0
+        """Attempts sent so far, over all tasks."""
+
+    # -- the contract --------------------------------------------------------------------------------------------
+
+    def add_node(self, node: Link) -> None:
+        """A configured link joins; its slots are used at once."""
+        node.listener = self
+        with self._lock:
+            self._nodes.append(_Node(node))
+            self._nodes.sort(key=lambda one: one.link.node)
+            if self._clock is None:
+                self._clock = threading.Thread(target=self._tick_forever, name="skyward-clock", daemon=True)
+                self._clock.start()
+        self._move_on()
+
+    def submit(self, tasks: Sequence[Task], sink: Sink, *, worker: int | None = None) -> object:
+        """Queues a group; see `Engine.submit`."""
+        group = _Group(sink, worker, len(tasks))
+        entries = [_Entry(task, group, index) for index, task in enumerate(tasks)]
+        with self._lock:
+            if self._is_stopped:
+                raise TaskCancelled("the pool is stopped: no task can be submitted to it")
+            if worker is None:
+                self._waiting.extend(entries)
+            else:
+                self._pinned.setdefault(worker, deque()).extend(entries)
+        self._wake.set()
+        self._move_on()
+        return group
+
+    def cancel(self, ticket: object, *, running: bool = False) -> None:
+        """Reports what has not started as cancelled, and kills what runs if `running`."""
+        assert isinstance(ticket, _Group)
+        ticket.is_cancelled = True
+        with self._lock:
+            gone = self._take_waiting(lambda entry: entry.group is ticket)
+            per_link: dict[Link, set[int]] = {}
+            for node in self._nodes:
+                for entry in node.on_way.values():
+                    if entry.group is ticket:
+                        per_link.setdefault(node.link, set()).add(entry.chunk)
+        self._deliver([(entry, _cancelled(entry)) for entry in gone])
+        for link, chunks in per_link.items():
+            link.send(wire.CANCEL, {"chunks": sorted(chunks), "kill": running})
+
+    def stop(self) -> None:
+        """Ends every node at once; what is unfinished is reported as cancelled."""
+        with self._lock:
+            if self._is_stopped:
+                return
+            self._is_stopped = True
+            self._stop.set()
+            self._wake.set()
+            gone = self._take_waiting(lambda _: True)
+            for node in self._nodes:
+                gone += node.on_way.values()
+                node.on_way.clear()
+            links = [node.link for node in self._nodes]
+        threads = [threading.Thread(target=link.close, name="skyward-close", daemon=True) for link in links]
+        for thread in threads:
+            thread.start()
+        self._deliver([(entry, _cancelled(entry)) for entry in gone])
+        for thread in threads:
+            thread.join(8)
+
+    @property
+    def workers(self) -> int:
+        return sum(node.workers for node in self._nodes)
+
+    @property
+    def slots(self) -> int:
+        return sum(node.slots for node in self._nodes)
+
+    # -- sending work --------------------------------------------------------------------------------------------
+
+    def _move_on(self) -> None:
+        """Sends work while there is any and room for it."""
+        while True:
+            with self._lock:
+                batches = self._choose()
+            if not batches:
+                return
+            resolutions: list[Resolution] = []
+            for node, groups in batches:
+                resolutions += self._send(node, groups)
+            if resolutions:
+                self._settle(resolutions)
+
+    def _choose(self) -> list[tuple[_Node, list[list[_Entry]]]]:
+        """Which waiting tasks go where now: for each node, lists of tasks that one worker runs in a row."""
+        nodes = [node for node in self._nodes if node.is_usable]
+        chosen: dict[int, tuple[_Node, list[list[_Entry]]]] = {}
+        self._choose_pinned(chosen)
+        total = sum(node.slots for node in nodes)
+        while self._waiting and nodes:
+            entry = self._waiting[0]
+            if entry.group.is_cancelled:
+                break
+            node = min(nodes, key=lambda one: one.load)
+            if node.link is entry.avoid and len(nodes) > 1:
+                node = min((one for one in nodes if one.link is not entry.avoid), key=lambda one: one.load)
+            room = self._room(node, entry.group)
+            if room <= 0:
+                break
+            size = min(room, self._chunk_size(entry.group, total))
+            self._assign(chosen, node, self._take_alike(size))
+        return list(chosen.values())
+
+    def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
+        first = 0
+        for node in self._nodes:
+            for local in range(node.workers):
+                queue = self._pinned.get(first + local)
+                while queue and node.is_usable:
+                    self._assign(chosen, node, [queue.popleft()])
+            first += node.workers
+
+    def _assign(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]) -> None:
+        chunk, now = next(self._chunk_ids), time.monotonic()
+        for entry in entries:
+            entry.wire_id = next(self._wire_ids)
+            entry.chunk, entry.link, entry.sent_at = chunk, node.link, now
+            node.on_way[entry.wire_id] = entry
+        self.executions += len(entries)
+        chosen.setdefault(id(node), (node, []))[1].append(entries)
+
+    def _room(self, node: _Node, group: _Group) -> int:
+        """How many more tasks of a group may be on their way to a node."""
+        mean = group.mean_s
+        depth = 2.0
+        if mean is not None:
+            depth = max(2.0, 1 + (QUEUED_S + 2 * node.link.round_trip_s) / max(mean, 1e-6))
+        return min(int(depth * node.slots), MAX_QUEUED * node.slots) - len(node.on_way)
+
+    def _chunk_size(self, group: _Group, total_slots: int) -> int:
+        if group.mean_s is None:
+            return 1
+        fair = -(-len(self._waiting) // max(1, 2 * total_slots))
+        return max(1, min(int(CHUNK_S / max(group.mean_s, 1e-6)), fair, MAX_CHUNK))
+
+    def _take_alike(self, size: int) -> list[_Entry]:
+        """Up to `size` tasks from the front that one chunk can hold: one function, one group, one time-out."""
+        waiting = self._waiting
+        first = waiting.popleft()
+        taken = [first]
+        fn, group, options = first.task.fn, first.group, first.task.options
+        while len(taken) < size and waiting:
+            entry = waiting[0]
+            if entry.task.fn is not fn or entry.group is not group or entry.task.options is not options or entry.avoid is not None:
+                break
+            taken.append(waiting.popleft())
+        return taken
+
+    def _send(self, node: _Node, chunks: list[list[_Entry]]) -> list[Resolution]:
+        """Encodes and sends chunks to one node; gives back the tasks that cannot travel."""
+        headers: list[dict[str, Any]] = []
+        payloads: list[bytes] = []
+        failed: list[Resolution] = []
+        size = 0
+        for entries in chunks:
+            header, payload, bad = self._encode(node, entries)
+            failed += bad
+            if header is None:
+                continue
+            headers.append(header)
+            payloads.append(payload)
+            size += len(payload)
+            if size > MAX_CHUNK_BYTES:
+                node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+                headers, payloads, size = [], [], 0
+        if headers:
+            node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+        if self.context.wants(TaskStarted):
+            for entries in chunks:
+                for entry in entries:
+                    self.context.emit(TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=node.link.node, worker=-1))
+        return failed
+
+    def _encode(self, node: _Node, entries: list[_Entry]) -> tuple[dict[str, Any] | None, bytes, list[Resolution]]:
+        first = entries[0]
+        group = first.group
+        failed: list[Resolution] = []
+        try:
+            function = self._function(group, first.task)
+        except SerializationError as error:
+            return None, b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
+        batch = all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries)
+        header: dict[str, Any] = {"chunk": first.chunk, "fn": function.digest, "batch": batch}
+        needs: dict[str, Blob] = {function.digest: function}
+        if batch:
+            payload = encode_rows([entry.task.args for entry in entries])
+        else:
+            calls, pieces, travelling = [], [], []
+            for entry in entries:
+                try:
+                    call = encode_call(entry.name, entry.task.args, entry.task.kwargs, group.identities)
+                except SerializationError as error:
+                    failed += [(one, _failed(error)) for one in self._forget(node, [entry])]
+                    continue
+                travelling.append(entry)
+                calls.append(call.header)
+                pieces.append(call.payload)
+                needs.update((blob.digest, blob) for blob in call.blobs)
+            if not travelling:
+                return None, b"", failed
+            entries, payload = travelling, b"".join(pieces)
+            header["calls"], header["lengths"] = calls, [len(piece) for piece in pieces]
+        blobs = tuple(needs.values())
+        for entry in entries:
+            entry.blobs = blobs
+        header.update(ids=[entry.wire_id for entry in entries], needs=list(needs), size=len(payload))
+        timeout = first.task.options.timeout_s if first.task.options.timeout_s is not None else self.context.timeout_s
+        if timeout is not None:
+            header["timeout"] = timeout
+        if group.rank is not None:
+            header["worker"] = self._local_worker(group.rank)
+        node.link.ensure(blobs)
+        self._keep_budget(node)
+        return header, payload, failed
+
+    def _function(self, group: _Group, task: Task) -> Blob:
+        found = group.functions.get(id(task.fn))
+        if found is None:
+            try:
+                found = encode_function(task.fn, self.context.importable)
+            except SerializationError as error:
+                found = error
+            group.functions[id(task.fn)] = found
+        if isinstance(found, SerializationError):
+            raise found
+        return found
+
+    def _keep_budget(self, node: _Node) -> None:
+        if len(node.link._sent) < 64 and sum(node.link._sent.values()) < (1 << 30):
+            return
+        with self._lock:
+            in_use = {blob.digest for entry in node.on_way.values() for blob in entry.blobs}
+        node.link.forget(node.link.over_budget(in_use))
+
+    def _local_worker(self, rank: int) -> int:
+        first = 0
+        for node in self._nodes:
+            if rank < first + node.workers:
+                return rank - first
+            first += node.workers
+        return 0
+
+    def _forget(self, node: _Node, entries: Iterable[_Entry]) -> list[_Entry]:
+        """Takes entries off a node; the ones that were still on it."""
+        with self._lock:
+            return [entry for entry in entries if node.on_way.pop(entry.wire_id, None) is not None]
+
+    def _take_waiting(self, wanted: Callable[[_Entry], bool]) -> list[_Entry]:
+        gone = [entry for entry in self._waiting if wanted(entry)]
+        self._waiting = deque(entry for entry in self._waiting if not wanted(entry))
+        for rank, queue in self._pinned.items():
+            gone += [entry for entry in queue if wanted(entry)]
+            self._pinned[rank] = deque(entry for entry in queue if not wanted(entry))
+        return gone
+
+    def _requeue(self, entries: Iterable[_Entry]) -> None:
+        """Back to the front of the queue they came from, in order; call with the lock held."""
+        for entry in sorted(entries, key=lambda one: one.wire_id, reverse=True):
+            queue = self._waiting if entry.group.rank is None else self._pinned.setdefault(entry.group.rank, deque())
+            queue.appendleft(entry)
+
+    # -- hearing from links --------------------------------------------------------------------------------------
+
+    def _node(self, link: Link) -> _Node | None:
+        return next((node for node in self._nodes if node.link is link), None)
+
+    def on_records(self, link: Link, payload: Any) -> None:
+        """Outcomes of tasks. Records of attempts that were given up find no entry and are ignored."""
+        node = self._node(link)
+        if node is None:
+            return
+        found: list[tuple[_Entry, int, float, memoryview]] = []
+        with self._lock:
+            on_way = node.on_way
+            node.is_suspected = False
+            for wire_id, kind, seconds, body in wire.read_records(payload):
+                if kind == wire.RECORD_LONG:
+                    if wire_id in on_way:
+                        self._fetch(node, wire_id, seconds, body)
+                    continue
+                entry = on_way.pop(wire_id, None)
+                if entry is not None:
+                    found.append((entry, kind, seconds, body))
+            _learn(found)
+        resolutions = []
+        number, safe = link.node, self._is_safe
+        for entry, kind, seconds, body in found:
+            if kind == wire.RECORD_NONE:
+                outcome = Outcome("succeeded", node=number, attempt=entry.attempt, duration_s=seconds)
+            elif kind == wire.RECORD_VALUE:
+                try:
+                    outcome = Outcome("succeeded", read_value(body, (), safe=safe), node=number, attempt=entry.attempt, duration_s=seconds)
+                except Exception as error:
+                    outcome = Outcome("failed", error=error, node=number, attempt=entry.attempt, duration_s=seconds)
+            else:
+                outcome = self._bad_outcome(entry, kind, seconds, body, number)
+            resolutions.append((entry, outcome))
+        self._settle(resolutions)
+        self._move_on()
+
+    def _bad_outcome(self, entry: _Entry, kind: int, seconds: float, body: memoryview, node: int) -> Outcome:
+        if kind == wire.RECORD_DEATH:
+            return _obituary(entry, json.loads(bytes(body)), node)
+        error = read_error(body, safe=self._is_safe) if kind == wire.RECORD_ERROR else TaskLost(f"{entry.name}: a record of unknown kind {kind} came")
+        verdict: Verdict = "lost" if isinstance(error, (InstanceDiskFull, TaskLost)) else "failed"
+        return Outcome(verdict, error=error, node=node, attempt=entry.attempt, duration_s=seconds)
+
+    def _fetch(self, node: _Node, wire_id: int, seconds: float, body: memoryview) -> None:
+        story = json.loads(bytes(body))
+        parts = [int(size) for size in story["parts"]]
+
+        def done(data: memoryview) -> None:
+            with self._lock:
+                entry = node.on_way.pop(wire_id, None)
+            if entry is None:
+                return
+            try:
+                value = read_long(data, story["form"], parts, safe=self._is_safe)
+                outcome = Outcome("succeeded", value, node=node.link.node, attempt=entry.attempt, duration_s=seconds)
+            except Exception as error:
+                outcome = Outcome("failed", error=error, node=node.link.node, attempt=entry.attempt, duration_s=seconds)
+            self._settle([(entry, outcome)])
+            self._move_on()
+
+        node.link.fetch(f"r{wire_id}", sum(parts), done)
+
+    def on_output(self, link: Link, header: dict[str, Any], payload: Any) -> None:
+        """What a task printed, tagged with it."""
+        if not self.context.wants(TaskOutput):
+            return
+        node = self._node(link)
+        entry = node.on_way.get(header["task"]) if node is not None else None
+        name, index = (entry.name, entry.index) if entry is not None else ("", -1)
+        text = printable(bytes(payload)) if "dropped" not in header else f"[{header['dropped']} more bytes are in the log of the node]\n"
+        self.context.emit(TaskOutput(task=name, index=index, node=link.node, stream=header["stream"], text=text))
+
+    def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None:
+        """Tasks a node had not started and gives back."""
+        node = self._node(link)
+        if node is None:
+            return
+        with self._lock:
+            entries = [entry for one in tasks if (entry := node.on_way.pop(one, None)) is not None]
+            gone = [entry for entry in entries if entry.group.is_cancelled]
+            self._requeue(entry for entry in entries if not entry.group.is_cancelled)
+        self._deliver([(entry, _cancelled(entry)) for entry in gone])
+        self._move_on()
+
+    def on_sync(self, link: Link, known: set[int]) -> None:
+        """After a reconnect: what the node never heard of is sent again, as the same attempt."""
+        node = self._node(link)
+        if node is None:
+            return
+        with self._lock:
+            fetching = {int(name[1:]) for name in link._fetches}
+            missing = [entry for one, entry in node.on_way.items() if one not in known and one not in fetching]
+            for entry in missing:
+                del node.on_way[entry.wire_id]
+            self._requeue(missing)
+            needed = {blob.digest: blob for entry in node.on_way.values() for blob in entry.blobs}
+        link.ensure(needed.values())
+        self._move_on()
+
+    def on_detached(self, link: Link) -> None:
+        """The connection broke; nothing is sent until the link is back."""
+
+    def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None:
+        node = self._node(link)
+        if node is not None:
+            node.is_suspected = False
+            node.slots, node.workers = link.slots, link.workers
+        self.context.emit(NodeReattached(node=link.node, duration_s=seconds))
+        self._move_on()
+
+    def on_lost(self, link: Link, reason: str, *, final: bool) -> None:
+        """A node is given up: its tasks are lost and move, unless there is no other node and it may come back."""
+        node = self._node(link)
+        if node is None:
+            return
+        with self._lock:
+            others = [one for one in self._nodes if one is not node and not one.link.is_closed]
+            move = final or bool(others) or "agent on it died" in reason
+            entries = list(node.on_way.values()) if move else []
+            if move:
+                node.on_way.clear()
+            if final:
+                self._nodes.remove(node)
+            alone = final and not self._nodes
+        if not self._is_stopped:
+            self.context.emit(NodeLost(node=link.node, reason=reason, tasks=len(entries)))
+        resolutions = [(entry, _lost(entry, link, reason)) for entry in entries]
+        self._settle(resolutions)
+        if alone:
+            self._fail_everything(f"no node is left: {reason}")
+        self._move_on()
+
+    def on_no_room(self, link: Link, digest: str, error: str) -> None:
+        """A node cannot store what a task needs: it gets no more work, and its tasks move if they can."""
+        node = self._node(link)
+        if node is None:
+            return
+        with self._lock:
+            node.is_full = True
+            entries = list(node.on_way.values())
+            stuck = [entry for entry in entries if any(blob.digest == digest for blob in entry.blobs)]
+            for entry in stuck:
+                del node.on_way[entry.wire_id]
+            left = any(one.is_usable for one in self._nodes)
+        self.context.emit(WarningRaised(message=f"node {link.node}: no room for a value: {error}; it gets no more tasks", hint="free space there"))
+        full = InstanceDiskFull(f"{link.endpoint}: {error}", step="task")
+        link.send(wire.CANCEL, {"chunks": sorted({entry.chunk for entry in stuck}), "kill": False})
+        if left:
+            self._settle([(entry, Outcome("lost", error=full, node=link.node, attempt=entry.attempt)) for entry in stuck])
+            self._move_on()
+        else:
+            node.is_full = False
+            self._deliver([(entry, Outcome("failed", error=full, node=link.node, attempt=entry.attempt)) for entry in stuck])
+
+    def on_dead_slot(self, link: Link, story: dict[str, Any]) -> None:
+        """A slot whose worker cannot be started any more is taken out of the count."""
+        node = self._node(link)
+        if node is None:
+            return
+        node.slots = max(0, node.slots - 1)
+        self.context.emit(WarningRaised(message=f"node {link.node}: a worker cannot be started again: {story.get('tail') or story.get('reason')}"))
+        if node.slots == 0:
+            link.drop("no worker can be started on it")
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def _settle(self, resolutions: list[Resolution]) -> None:
+        """Delivers what is through and puts back what gets another attempt."""
+        through: list[Resolution] = []
+        again: list[_Entry] = []
+        for entry, outcome in resolutions:
+            if outcome.error is None or not self._runs_again(entry, outcome):
+                through.append((entry, outcome))
+                continue
+            if self.context.wants(TaskFinished):
+                self.context.emit(TaskFinished(report=_report(entry, outcome), final=False))
+            if outcome.verdict == "failed" and not isinstance(outcome.error, WorkerDied):
+                entry.failures += 1
+            entry.attempt += 1
+            entry.avoid = entry.link if outcome.verdict == "lost" else None
+            again.append(entry)
+        if again:
+            with self._lock:
+                self._requeue(again)
+        self._deliver(through)
+        if again:
+            self._wake.set()
+
+    def _runs_again(self, entry: _Entry, outcome: Outcome) -> bool:
+        if entry.group.is_cancelled or self._is_stopped or outcome.verdict == "cancelled":
+            return False
+        asked = self.context.should_retry(_report(entry, outcome))
+        own = entry.task.options.retries
+        if asked is not None:
+            return asked and entry.attempt < 100
+        if outcome.verdict == "lost" or isinstance(outcome.error, WorkerDied):
+            return entry.attempt <= (self.context.retries if own is None else max(own, self.context.retries))
+        if isinstance(outcome.error, (SerializationError, TaskTimeout)):
+            return False
+        return entry.failures < (own or 0)
+
+    def _deliver(self, resolutions: list[Resolution]) -> None:
+        wants = self.context.wants(TaskFinished)
+        for entry, outcome in resolutions:
+            entry.blobs = ()
+            if wants:
+                self.context.emit(TaskFinished(report=_report(entry, outcome)))
+            entry.group.sink.done(entry.index, outcome)
+
+    def _fail_everything(self, reason: str) -> None:
+        with self._lock:
+            gone = self._take_waiting(lambda _: True)
+        self._deliver([(entry, Outcome("lost", error=TaskLost(f"{entry.name}: {reason}"), attempt=entry.attempt)) for entry in gone])
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _tick_forever(self) -> None:
+        before = time.monotonic()
+        while not self._stop.is_set():
+            busy = bool(self._waiting) or any(node.on_way for node in self._nodes)
+            if busy:
+                self._stop.wait(CLOCK_S)
+            else:
+                self._wake.wait(HEARTBEAT_S / 2)
+            self._wake.clear()
+            now = time.monotonic()
+            paused, before = now - before > PAUSED_S, now
+            for node in list(self._nodes):
+                if paused:
+                    node.link.last_heard = now
+                self._watch(node, now)
+            self._balance(now)
+            if self._waiting:
+                self._move_on()
+
+    def _watch(self, node: _Node, now: float) -> None:
+        """Heartbeats, suspicion, and the end of patience, for one node."""
+        link = node.link
+        if not link.is_up:
+            return
+        silent = now - link.last_heard
+        if now - link.last_ping >= HEARTBEAT_S:
+            link.last_ping = now
+            link.ping()
+        if silent >= link.lost_s:
+            link.drop(f"silent for {silent:.0f} s")
+        elif silent >= SUSPECT_S and not node.is_suspected:
+            node.is_suspected = True
+            self.context.emit(NodeSuspected(node=link.node, silent_s=silent))
+        elif silent < SUSPECT_S:
+            node.is_suspected = False
+
+    def _balance(self, now: float) -> None:
+        """Takes unstarted tasks back from a busy node when another one has nothing to do."""
+        if self._waiting:
+            return
+        with self._lock:
+            idle = [node for node in self._nodes if node.is_usable and len(node.on_way) < node.slots]
+            busy = [
+                node for node in self._nodes
+                if node.link.is_up and len(node.on_way) > node.slots and now - node.recalled_at > RECALL_AFTER_S
+                and now - min(entry.sent_at for entry in node.on_way.values()) > RECALL_AFTER_S
+            ]  # fmt: skip
+            if not idle or not busy:
+                return
+            node = max(busy, key=lambda one: one.load)
+            node.recalled_at = now
+            free = sum(one.slots - len(one.on_way) for one in idle)
+            spare = len(node.on_way) - node.slots
+        node.link.send(wire.RECALL, {"count": max(1, min(spare, max(free, spare // 2)))})
+
+
+def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
+    """Updates the mean duration of each group from tasks that ran to their end."""
+    totals: dict[_Group, list[float]] = {}
+    for entry, kind, seconds, _ in found:
+        if kind != wire.RECORD_DEATH:
+            total = totals.setdefault(entry.group, [0.0, 0])
+            total[0] += seconds
+            total[1] += 1
+    for group, (total_s, count) in totals.items():
+        mean = total_s / count
+        weight = min(0.5, 0.1 * count)
+        group.mean_s = mean if group.mean_s is None else (1 - weight) * group.mean_s + weight * mean
+
+
+def _report(entry: _Entry, outcome: Outcome) -> TaskReport:
+    return TaskReport(
+        task=entry.name, index=entry.index, attempt=outcome.attempt, verdict=outcome.verdict, node=outcome.node,
+        worker=outcome.worker, duration_s=outcome.duration_s, error=outcome.error,
+    )  # fmt: skip
+
+
+def _failed(error: BaseException) -> Outcome:
+    return Outcome("failed", error=error)
+
+
+def _cancelled(entry: _Entry) -> Outcome:
+    return Outcome("cancelled", error=TaskCancelled(f"{entry.name}: cancelled before it ended"), attempt=entry.attempt)
+
+
+def _lost(entry: _Entry, link: Link, reason: str) -> Outcome:
+    error = TaskLost(f"{entry.name}: lost with node {link.node} ({link.endpoint}): {reason}", hints=["raise `retries` to run lost tasks again more often"])
+    return Outcome("lost", error=error, node=link.node, attempt=entry.attempt)
+
+
+def _obituary(entry: _Entry, story: dict[str, Any], node: int) -> Outcome:
+    """What to say of a task whose worker process ended."""
+    name, reason, seconds = entry.name, story.get("reason") or "", 0.0
+    if reason == "cancelled" or reason == "shutdown":
+        return _cancelled(entry)
+    tail = str(story.get("tail") or "")
+    if reason == "timeout":
+        limit = entry.task.options.timeout_s
+        error: Exception = TaskTimeout(f"{name}: ran longer than its timeout" + (f" of {limit:g} s" if limit is not None else ""), timeout_s=limit, stderr_tail=tail)
+        return Outcome("failed", error=error, node=node, attempt=entry.attempt, duration_s=seconds)
+    peak = story.get("peak_rss")
+    how = f"was killed by {story['signal']}" if story.get("signal") else f"ended with exit code {story.get('exit')}"
+    if reason == "out-of-memory":
+        how = f"was killed by SIGKILL, the machine was out of memory (peak {(peak or 0) / 2**20:.0f} MiB)"
+    elif reason == "worker-cannot-start":
+        how = "cannot be started"
+    last = [line for line in tail.strip().splitlines() if line.strip()][-5:]
+    error = WorkerDied(
+        f"{name}: its worker {how}", facts=[*last, *([f"peak memory {peak / 2**20:.0f} MiB"] if peak else [])],
+        signal=story.get("signal"), exit_status=story.get("exit"), peak_rss_bytes=peak, stderr_tail=tail,
+    )  # fmt: skip
+    return Outcome("failed", error=error, node=node, attempt=entry.attempt, duration_s=seconds)
