@@ -5,6 +5,7 @@ Owns the `Connection` and `Stream` protocols and `connect`, the only way to get 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,13 @@ class Stream(Protocol):
         """1 to `n` bytes, as soon as there are any; b"" at the end of the stream.
 
         A torn connection looks the same as an end: only the protocol spoken inside, or `exit_status`, tells.
+        """
+
+    def on_data(self, callback: Callable[[bytes], None]) -> None:
+        """Instead of `read`: every piece of data, in order, as it arrives; then b"", once, at the end.
+
+        Called in the connection's own thread, where waiting holds up every stream of the connection; may write.
+        What had arrived before is delivered before this returns, in the calling thread.
         """
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 
 from skyward.errors import ConnectionLost, HostUnreachable
 from skyward.model.instance import Endpoint
@@ -87,6 +88,14 @@ class LocalStream:
                 return b""
             self._can_read.poll()
             return b"" if self._is_closed else os.read(self._stdout.fileno(), min(n, _READ_AT_ONCE))
+
+    def on_data(self, callback: Callable[[bytes], None]) -> None:
+        def pump() -> None:
+            while chunk := self.read(_READ_AT_ONCE):
+                callback(chunk)
+            callback(b"")
+
+        threading.Thread(target=pump, name="skyward-stdout", daemon=True).start()
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         left = memoryview(data).cast("B")
