@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from skyward.contracts.strategy import Strategy
 from skyward.errors import NoOfferError
 from skyward.model.accelerator import Accelerator, default_registry
+from skyward.model.money import format_usd
 from skyward.model.offer import Offer
 from skyward.model.plan import Plan, Refusal, is_interruptible
 from skyward.model.requirements import Requirements
@@ -48,16 +49,9 @@ class Relaxation:
     """How many would fit then."""
 
     def __str__(self) -> str:
-        if self.constraint == "max_price" or self.usd_per_hour is None:
+        if "--max-price" in self.change or self.usd_per_hour is None:
             return self.change
-        return f"{self.change} (from {usd(self.usd_per_hour)}/h)"
-
-
-def usd(amount: float | None) -> str:
-    """Dollars and cents; more digits below ten cents, "-" for an unknown amount."""
-    if amount is None:
-        return "-"
-    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.4f}"
+        return f"{self.change} (from {format_usd(self.usd_per_hour)}/h)"
 
 
 def funnel(plan: Plan) -> tuple[Stage, ...]:
@@ -87,10 +81,21 @@ def funnel_in_words(plan: Plan) -> str:
     """ "61 offers have an H200; 9 are in FIN-01; the cheapest of those is $2.90/h, over 1.00"."""
     stages = funnel(plan)
     if not stages:
-        return "the catalog has no offers" if not plan.ranked else f"{len(plan.ranked)} offers fit"
+        return f"{len(plan.ranked):,} offers fit" if plan.ranked else "the catalog has no offers"
+    if plan.ranked:
+        return in_words(stages)
+    last = [refusal for refusal in plan.refused if refusal.constraint == stages[-1].constraint]
+    nearest = min(
+        last, key=lambda refusal: (refusal.short_by or 0.0, by_price(refusal.offer, plan.requirements))
+    )
+    return in_words(stages, nearest, [refusal.offer for refusal in last])
+
+
+def in_words(stages: Sequence[Stage], nearest: Refusal | None = None, others: Sequence[Offer] = ()) -> str:
+    """A funnel as one line. `nearest` is the nearest miss of its last stage, `others` all that missed there."""
     parts = [_counted(stage, first=number == 0) for number, stage in enumerate(stages) if stage.left]
-    if not plan.ranked:
-        parts.append(_end(plan, stages[-1], among=bool(parts)))
+    if stages[-1].left == 0:
+        parts.append(_end(stages[-1], nearest, others, among=bool(parts)))
     return "; ".join(parts)
 
 
@@ -104,18 +109,16 @@ def _singular(wish: str) -> str:
     return f"{ {'have': 'has', 'are': 'is', 'cost': 'costs'}.get(verb, verb) } {rest}"
 
 
-def _end(plan: Plan, stage: Stage, *, among: bool) -> str:
+def _end(stage: Stage, nearest: Refusal | None, others: Sequence[Offer], *, among: bool) -> str:
     """How the last offers fell: the nearest miss, or what they are instead."""
-    refusals = [refusal for refusal in plan.refused if refusal.constraint == stage.constraint]
-    nearest = min(refusals, key=lambda refusal: _distance(refusal, plan.requirements))
     those = " of those" if among else ""
-    if stage.constraint in ("max_price", "max_cost"):
-        return f"the cheapest{those} {nearest.detail}"
-    if nearest.short_by is not None:
-        return f"the nearest{those} {nearest.detail}"
-    if stage.constraint in _FEW:
-        return f"none {_singular(stage.wish)} (they are {_listed(_FEW[stage.constraint](r.offer) for r in refusals)})"
-    return f"none{those} {_singular(stage.wish)}"
+    if nearest is not None and nearest.short_by is not None:
+        which = "cheapest" if stage.constraint in ("max_price", "max_cost") else "nearest"
+        return f"the {which}{those} {nearest.detail}"
+    none = f"none{those} {_singular(stage.wish)}"
+    if others and stage.constraint in _FEW:
+        return f"{none} (they are {_listed(map(_FEW[stage.constraint], others))})"
+    return none
 
 
 _FEW: dict[str, Callable[[Offer], str]] = {
@@ -133,10 +136,6 @@ def _listed(words: Iterable[str], limit: int = 3) -> str:
     counted = [word for word, _ in Counter(words).most_common()]
     rest = f" and {len(counted) - limit} more" if len(counted) > limit else ""
     return ", ".join(counted[:limit]) + rest
-
-
-def _distance(refusal: Refusal, requirements: Requirements) -> tuple[float, tuple[bool, float, bool]]:
-    return (refusal.short_by or 0.0, by_price(refusal.offer, requirements))
 
 
 # -- wishes in words -----------------------------------------------------------------------------------------------
@@ -221,8 +220,8 @@ _WISHES: dict[str, Callable[[Requirements], str]] = {
     "min_reliability": lambda wants: f"are at least {wants.min_reliability or 0:g} reliable",
     "quality": lambda wants: "are offers that can be launched",
     "price": lambda wants: "have a known price",
-    "max_price": lambda wants: f"cost at most {usd(wants.max_price)}/h",
-    "max_cost": lambda wants: f"are payable within {usd(wants.max_cost)}",
+    "max_price": lambda wants: f"cost at most {format_usd(wants.max_price)}/h",
+    "max_cost": lambda wants: f"are payable within {format_usd(wants.max_cost)}",
 }
 
 
@@ -297,23 +296,32 @@ def _is_better(plan: Plan, usd_per_hour: float | None) -> bool:
     return usd_per_hour is not None and (plan.usd_per_hour is None or usd_per_hour < plan.usd_per_hour)
 
 
-def _akin(offers: Sequence[Offer], requirements: Requirements, registry: Registry) -> list[Offer]:
-    """Those whose accelerator is of the wanted family, else of its architecture; with enough of them."""
-    wish = requirements.accelerator
-    group = None if wish is None else registry.group(wish.name)
-    if wish is None or group is None:
-        return []
-    models = {offer.accelerator: registry.get(offer.accelerator or "") for offer in offers}
+def akin(wish: Accelerator, registry: Registry) -> tuple[frozenset[str], ...]:
+    """Canonical names that may stand in for a wish: those of its family, then those of its architecture."""
+    group = registry.group(wish.name)
+    models = () if group is None else group.models
+    kinds = []
     for kind in ("family", "architecture"):
-        wanted = {getattr(model, kind) for model in group.models} - {""}
-        akin = [
-            offer
-            for offer in offers
-            if getattr(models[offer.accelerator], kind, "") in wanted and wish.allows(offer.accelerator_count)
-        ]
-        if akin:
-            return akin
+        wanted = {getattr(model, kind) for model in models} - {""}
+        kinds.append(frozenset(model.name for model in registry.models if getattr(model, kind) in wanted))
+    return tuple(kinds)
+
+
+def _akin(offers: Sequence[Offer], requirements: Requirements, registry: Registry) -> list[Offer]:
+    wish = requirements.accelerator
+    for names in () if wish is None else akin(wish, registry):
+        found = [o for o in offers if o.accelerator in names and wish and wish.allows(o.accelerator_count)]
+        if found:
+            return found
     return []
+
+
+def change_in_words(constraint: str, requirements: Requirements, offer: Offer) -> str | None:
+    """The option that makes `offer` fit, where it fails nothing but `constraint`."""
+    for easing in _EASINGS:
+        if constraint in easing.constraints:
+            return easing.change(requirements, offer)
+    return None
 
 
 def _up(usd: float) -> str:
