@@ -23,6 +23,13 @@ _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _VERSION = r"\s*(?:===|==|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9_.*+!-]+\s*"
 _URL = r"(?:(?:git|hg|svn|bzr)\+)?[a-z]+://[^\s\x00-\x20'\"`\\]+"
 
+_MARKER = r"""
+    (?> [\s()] | ===|[<>=!~]=?|~= | '[^'"`$\\]*' | "[^'"`$\\]*"
+      | \b(?: and | or | not | in | extras? | dependency_groups | os_name | sys_platform | python_version | python_full_version
+            | platform_(?:machine|python_implementation|release|system|version) | implementation_(?:name|version) )\b
+    )++
+"""
+
 # The grammar of dependency specifiers (https://packaging.python.org/en/latest/specifications/dependency-specifiers/,
 # read 2025-01-31), narrowed: only printable ASCII, URLs without spaces or quotes, nothing that begins with a dash.
 _REQUIREMENT = re.compile(
@@ -33,12 +40,14 @@ _REQUIREMENT = re.compile(
       | \( {_VERSION} (?: , {_VERSION} )* \)
       | {_VERSION} (?: , {_VERSION} )* (?: , \s* )?
     )?
-    \s* (?: (?<![^\s\w.*+!\])]) ; [\x20-\x7e]+ )?
+    \s* (?: ; {_MARKER} )?
     """,
     re.VERBOSE,
 )
+_LONGEST = 1000
+"""Characters of a requirement without its hashes."""
 _BARE_URL = re.compile(_URL)
-_HASHES = re.compile(r"(?:\s+--hash[= ](?:md5|sha1|sha224|sha256|sha384|sha512):[0-9a-fA-F]+)+\s*$")
+_HASHES = re.compile(r"(?:\s+--hash[= ](?:md5|sha1|sha224|sha256|sha384|sha512):[0-9a-fA-F]+)*")
 # Debian policy 5.6.1 (https://www.debian.org/doc/debian-policy/ch-controlfields.html, read 2025-01-31), with the
 # version apt-get takes after "=" and the architecture it takes after ":".
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")
@@ -284,8 +293,10 @@ def _python(value: Any) -> str | None:
 def _requirement(line: str, where: str) -> str:
     """`line` when it is one requirement, perhaps with hashes."""
     text = line.strip()
-    bare = _HASHES.sub("", text)
-    if _REQUIREMENT.fullmatch(bare) or _BARE_URL.fullmatch(bare):
+    start = re.search(r"\s+--hash|$", text)
+    bare = text[: start.start()] if start else text
+    is_one = len(bare) <= _LONGEST and (_REQUIREMENT.fullmatch(bare) or _BARE_URL.fullmatch(bare))
+    if is_one and _HASHES.fullmatch(text, len(bare)):
         return text
     raise ConfigError(
         f"image: {where}: {line!r} is not a requirement such as 'numpy>=2'", hints=_cure(text), value=line
