@@ -57,6 +57,7 @@ _PLURALS: Final = {
     "form_factor": "form factors",
     "mig": "MIG profiles",
 }
+_EXAMPLES: Final = {"name": "A100:8", "form_factor": "SXM", "mig": "1g.10gb"}
 _END: Final = r"(?:[0-9]+(?:\.[0-9]+)?\s*(?:[mgt]i?b?)?)?"
 _SIZE: Final = re.compile(rf"(?=.*[0-9]\s*[mgt]){_END}\s*(?:\.\.\s*{_END})?", re.IGNORECASE)
 _COUNT: Final = re.compile(r"[0-9.\s]+")
@@ -101,11 +102,11 @@ class Accelerator:
         registry: Registry | None = None,
     ) -> None:
         given = _Wish(
-            name=name,
+            name=_string("name", name),
             counts=_counts(count, max_count),
             memory=None if memory is None else _memory(memory),
             form_factor=None if form_factor is None else _shape(form_factor),
-            mig=None if mig is None else mig.lower(),
+            mig=None if mig is None else _string("mig", mig).lower(),
         )
         wish = _settle(_read(given), default_registry() if registry is None else registry)
         counts = wish.counts or Range(1, None)
@@ -124,9 +125,7 @@ class Accelerator:
         """Any spelling as a value; None stays None."""
         if value is None or isinstance(value, Accelerator):
             return value
-        if isinstance(value, str):
-            return cls(value, registry=registry)
-        raise AcceleratorError(f"{value!r} is no accelerator: write it like 'A100:8'", value=value)
+        return cls(value, registry=registry)
 
     def __call__(
         self,
@@ -289,12 +288,21 @@ def _memory(memory: Memory) -> Range:
 
 
 def _shape(text: str) -> str:
-    match = _SHAPE.fullmatch(text.strip()) if isinstance(text, str) else None
+    match = _SHAPE.fullmatch(_string("form_factor", text).strip())
     if match is None:
         raise AcceleratorError(
             f"unknown form factor {text!r}: one of {', '.join(_SHAPES.values())}", form_factor=text
         )
     return _SHAPES[match[1].upper()] + match[2]
+
+
+def _string(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise AcceleratorError(
+            f"the {field.replace('_', ' ')} of an accelerator is text like {_EXAMPLES[field]!r}, not {value!r}",
+            value=value,
+        )
+    return value
 
 
 def _whole(number: float | None) -> float | None:
@@ -380,10 +388,11 @@ def _unsatisfied(group: Group, wish: _Wish) -> AcceleratorError:
             return _refusal(f"no {asked} as {wish.form_factor}", sorted(shapes), wish, group)
         models = having
     profiles = dict.fromkeys(profile.name for model in models for profile in model.mig)
-    if not profiles and not any(model.mig_max for model in models):
-        return AcceleratorError(
-            f"{asked} cannot be partitioned: leave out MIG profile {wish.mig!r}", name=group.name
+    if not profiles:
+        reason = (
+            "has no known MIG profiles" if any(model.mig_max for model in models) else "cannot be partitioned"
         )
+        return AcceleratorError(f"{asked} {reason}: leave out mig={wish.mig!r}", name=group.name)
     return _refusal(f"{asked} has no MIG profile {wish.mig!r}", profiles, wish, group)
 
 

@@ -121,7 +121,7 @@ def parse_count(value: object) -> float:
 
 
 def format_memory(gib: float) -> str:
-    """ "80GB", "512MB", "2TB": rounded to a hundredth of a unit, whole TiB and GiB exactly."""
+    """Like "80GB", "512MB", "2TB": rounded to a hundredth of a unit, whole TiB and GiB exactly."""
     if 0 < gib < 1:
         return f"{_plain(round(gib * 1024, 2))}MB"
     if gib >= 1024 and (gib % 1024 == 0 or gib >= 10240):
@@ -130,7 +130,7 @@ def format_memory(gib: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """ "2h30m", "1m30s", "1.5s", "250ms": to the second from a minute up, to the millisecond below."""
+    """Like "2h30m", "1m30s", "1.5s", "250ms": to the second from a minute up, to the millisecond below."""
     if seconds < 1 and seconds != 0:
         return f"{_plain(round(seconds * 1000, 3))}ms"
     if seconds < 60:
@@ -188,10 +188,13 @@ def _range(value: object, one: Callable[[object, Kind], float], kind: Kind) -> R
     if not isinstance(value, str) or ".." not in value:
         return Range(_above_zero(one(value, kind), value, kind))
     low, _, high = value.partition("..")
-    ends = [one(end, kind) if end.strip() else None for end in (low, high)]
-    if ends == [None, None] or ends[1] == 0 or (None not in ends and ends[0] > ends[1]):  # type: ignore[operator]
-        raise _refusal(value, kind)
-    return Range(*ends)
+    try:
+        ends = [one(end, kind) if end.strip() else None for end in (low, high)]
+        if ends != [None, None] and ends[1] != 0:
+            return Range(*ends)
+    except SizeError:
+        pass
+    raise _refusal(value, kind)
 
 
 def _number(value: object, kind: Kind) -> float:
