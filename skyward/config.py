@@ -390,8 +390,13 @@ def _leaves(table: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[Key
             yield (*above, key), value
 
 
+def is_secret(key: KeyPath) -> bool:
+    """Whether the name of a key says that its value is a secret."""
+    return bool(_SECRET.search(key[-1]))
+
+
 def _refuse_secret(key: KeyPath, origin: str) -> None:
-    if not _SECRET.search(key[-1]):
+    if not is_secret(key):
         return
     where = "on the command line" if origin.startswith("-o") else "in a project file"
     raise ConfigError(
@@ -410,7 +415,7 @@ def _checked(key: KeyPath, value: Any, origin: str, *, from_text: bool) -> Any:
     try:
         kind = schema.type_of(key)
     except schema.UnknownKey as error:
-        raise _unknown(error.table, error.key, error.known, origin) from None
+        raise unknown_option(error.table, error.key, error.known, origin) from None
     except schema.IsTable:
         raise ConfigError(f"{origin}: {join_key(key)!r} is a table, not a value", key=join_key(key)) from None
     try:
@@ -446,7 +451,8 @@ def _check_grammar(key: KeyPath, value: Any) -> None:
         parsers[key[-1]](value)
 
 
-def _unknown(table: KeyPath, key: str, known: tuple[str, ...], origin: str) -> ConfigError:
+def unknown_option(table: KeyPath, key: str, known: tuple[str, ...], origin: str) -> ConfigError:
+    """The error for a key that its table does not have; names the nearest."""
     where = f"[{join_key(table)}]" if table else "the configuration"
     near = get_close_matches(key, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +27,11 @@ from skyward.cli.shell import (
     shown_warnings,
     signals,
 )
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from skyward.entry_points import EntryPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,22 @@ class LazyGroup(click.Group):
         error.hints = [f"did you mean `skyward {near[0]}`?"] if near else ["skyward --help"]  # type: ignore[attr-defined]
         raise error
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands out of the table, so that pressing Tab imports none of them."""
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=self._help(name))
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _help(self, name: str) -> str:
+        return (
+            COMMANDS[name].help if name in COMMANDS else f"From {_installed_commands()[name].distribution}."
+        )
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in (_TASKS, _PRICES, _SETUP):
             if rows := [(n, e.help) for n, e in COMMANDS.items() if e.section == section and e.exists]:
@@ -125,7 +146,7 @@ def _with_addopts(ctx: click.Context, name: str, args: list[str]) -> list[str]:
     return [*(shlex.split(addopts) if isinstance(addopts, str) else addopts), *args]
 
 
-def _installed_commands() -> dict[str, Any]:
+def _installed_commands() -> dict[str, EntryPoint]:
     """Commands of other distributions (entry-point group `skyward.commands`); ours cannot be replaced."""
     from skyward.entry_points import commands
 
@@ -194,14 +215,14 @@ def main() -> None:
     """The console script."""
     open_streams()
     with signals():
-        sys.exit(flush(_complete() if _COMPLETE in os.environ else invoke(sys.argv[1:])))
+        sys.exit(flush(_complete() if COMPLETE_VARIABLE in os.environ else invoke(sys.argv[1:])))
 
 
-_COMPLETE = "_SKYWARD_COMPLETE"
+COMPLETE_VARIABLE = "_SKYWARD_COMPLETE"
 """Set by the completion script of the shell (click's protocol)."""
 
 
 def _complete() -> int:
     from click.shell_completion import shell_complete
 
-    return shell_complete(cli, {}, "skyward", _COMPLETE, os.environ[_COMPLETE])
+    return shell_complete(cli, {}, "skyward", COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
