@@ -24,7 +24,7 @@ class Placeholder:
         raise AttributeError(f"{type(self).__name__} is frozen: {name!r} cannot be set")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._values == other._values  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._values == other._values
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, tuple(sorted(self._values))))

@@ -1,0 +1,1 @@
+"""Machines: how they come to life, are prepared, and end."""
