@@ -138,6 +138,9 @@ class RunStarted(Event):
     run: str
     target: str
     tasks: int
+    """How many are known; 0 where the target finds that out as it goes."""
+    header: tuple[str, ...] = ()
+    """Lines to show first: versions, configuration, what is going to be rented."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
