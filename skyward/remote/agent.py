@@ -86,7 +86,6 @@ def _become_agent(settings: Dict[str, Any], directory: str, run_directory: str, 
         import traceback
 
         traceback.print_exc()
-        traceback.print_exc(file=open("/tmp/agent-crash.txt","a"))
     finally:
         os._exit(status)
 
@@ -229,7 +228,8 @@ class Agent:
         last_tick = 0.0
         while not self.is_ending:
             busy = any(slot.state in ("busy", "starting") or slot.chunk for slot in self.slots)
-            for key, mask in self.selector.select(TICK_S if busy else 0.5):
+            pause = 0.0 if self.fetches and not self._is_line_full() else TICK_S if busy else 0.5
+            for key, mask in self.selector.select(pause):
                 if isinstance(key.data, Slot):
                     self._on_slot(key.data, key.fileobj, mask)
                 elif mask & selectors.EVENT_READ or key.data != self._on_client:
@@ -434,7 +434,7 @@ class Agent:
 
     def _serve_fetches(self) -> None:
         """Queues further pieces of what the client fetches, a few at a time and in turn."""
-        while self.fetches and self.client is not None and self.client.out_size < QUEUED_OUT:
+        while self.fetches and not self._is_line_full():
             name, (file, offset, total) = self.fetches.popitem(last=False)
             file.seek(offset)
             piece = file.read(wire.CHUNK)
@@ -443,6 +443,9 @@ class Agent:
                 file.close()
             else:
                 self.fetches[name] = (file, offset + len(piece), total)
+
+    def _is_line_full(self) -> bool:
+        return self.client is None or self.client.out_size >= QUEUED_OUT
 
     def _on_drop(self, header: Dict[str, Any]) -> None:
         for name in header.get("names", ()):
