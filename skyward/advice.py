@@ -115,7 +115,7 @@ def _end(stage: Stage, nearest: Refusal | None, others: Sequence[Offer], *, amon
     if nearest is not None and nearest.short_by is not None:
         which = "cheapest" if stage.constraint in ("max_price", "max_cost") else "nearest"
         return f"the {which}{those} {nearest.detail}"
-    none = f"none{those} {_singular(stage.wish)}"
+    none = f"{'none of those' if among else 'no offer'} {_singular(stage.wish)}"
     if others and stage.constraint in _FEW:
         return f"{none} (they are {_listed(map(_FEW[stage.constraint], others))})"
     return none
@@ -297,14 +297,21 @@ def _is_better(plan: Plan, usd_per_hour: float | None) -> bool:
 
 
 def akin(wish: Accelerator, registry: Registry) -> tuple[frozenset[str], ...]:
-    """Canonical names that may stand in for a wish: those of its family, then those of its architecture."""
+    """Canonical names that may stand in for a wish: those of its family, then those of its architecture that
+    have at least half the memory."""
     group = registry.group(wish.name)
     models = () if group is None else group.models
-    kinds = []
-    for kind in ("family", "architecture"):
-        wanted = {getattr(model, kind) for model in models} - {""}
-        kinds.append(frozenset(model.name for model in registry.models if getattr(model, kind) in wanted))
-    return tuple(kinds)
+    least = min((model.memory_gib or 0.0 for model in models), default=0.0) / 2
+    families = {model.family for model in models} - {""}
+    architectures = {model.architecture for model in models} - {""}
+    return (
+        frozenset(model.name for model in registry.models if model.family in families),
+        frozenset(
+            model.name
+            for model in registry.models
+            if model.architecture in architectures and (model.memory_gib or 0.0) >= least
+        ),
+    )
 
 
 def _akin(offers: Sequence[Offer], requirements: Requirements, registry: Registry) -> list[Offer]:

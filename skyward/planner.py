@@ -487,6 +487,20 @@ def _within(
     return check
 
 
+def refusal_of(requirements: Requirements, offer: Offer, constraint: str) -> Refusal | None:
+    """What one constraint says of one offer, whatever the others say."""
+    build = dict(CONSTRAINTS)[constraint]
+    check = build(_Asked(requirements, _Unranked(), None))
+    return None if check is None else _first_failure(offer, [(constraint, check)])
+
+
+class _Unranked(Strategy):
+    name = "unranked"
+
+    def rank(self, offers: Sequence[Offer], requirements: Requirements) -> Sequence[Offer]:
+        return offers
+
+
 def _pairing(requirements: Requirements, fitting: Sequence[Offer]) -> _Check:
     """Under a share of spot, a machine must be sold both ways in its region."""
     if isinstance(requirements.allocation, str):

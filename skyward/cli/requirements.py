@@ -112,15 +112,15 @@ def parse_accelerator(value: Any) -> Accelerator | None:
         AcceleratorError: nobody knows it; names the nearest ones.
     """
     from skyward.errors import AcceleratorError
-    from skyward.model import accelerator as names
+    from skyward.model.accelerator import Accelerator
 
     try:
-        return names.Accelerator.parse(value)
+        return Accelerator.parse(value)
     except AcceleratorError:
         from skyward.plugins import get_plugins
 
-        registry = get_plugins().accelerators()
-        return names.Accelerator.parse(value, registry)
+        get_plugins()  # from now on plugins name accelerators, too
+        return Accelerator.parse(value)
 
 
 def _contradictions(wants: Requirements, given: Mapping[str, Any]) -> Iterable[str]:

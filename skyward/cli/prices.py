@@ -1,0 +1,352 @@
+"""What the price commands share: the catalog opened, questions out of options, ages, and what to say of nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from skyward.cli import console
+from skyward.cli.render import Column, age, column_of, devices, vram
+from skyward.errors import ExitCode, NoOfferError, UnknownProviderError, UsageError
+from skyward.model.accelerator import default_registry
+from skyward.model.money import format_usd
+from skyward.model.sizes import format_memory
+
+if TYPE_CHECKING:
+    from skyward.advice import Stage
+    from skyward.catalog.query import OfferQuery
+    from skyward.catalog.result import Matched, Provenance, Result
+    from skyward.catalog.store import Catalog
+    from skyward.cli.shell import Shell
+    from skyward.model.offer import Offer
+    from skyward.model.requirements import Requirements
+
+EXCLUDED = "USD, ex. tax, storage, egress"
+"""What no price of the catalog holds."""
+
+
+@contextmanager
+def opened(shell: Shell) -> Iterator[Catalog]:
+    """The catalog; what it refused to read is told when it is closed, after the answer."""
+    from skyward.catalog.store import open_catalog
+
+    with open_catalog() as catalog:
+        yield catalog
+        for warning in catalog.warnings:
+            shell.warn(warning)
+
+
+def question(catalog: Catalog, wants: Requirements, **more: Any) -> OfferQuery:
+    """The query for `wants`; `more` sets further fields of OfferQuery.
+
+    Raises:
+        UnknownProviderError: a provider that neither the catalog nor a plugin knows.
+    """
+    from skyward.catalog.query import of_requirements
+
+    if wants.providers:
+        _check_providers(catalog, wants.providers)
+    return of_requirements(wants, default_registry(), **more)
+
+
+def _check_providers(catalog: Catalog, names: Sequence[str]) -> None:
+    known = set(catalog.ask("SELECT DISTINCT provider FROM offers").column("provider"))
+    for name in names:
+        if name not in known:
+            from skyward.plugins import get_plugins
+
+            installed = get_plugins().providers()
+            if name not in installed:
+                raise unknown_provider(name, sorted({*known, *installed}))
+
+
+def unknown_provider(name: str, known: Sequence[str]) -> UnknownProviderError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return UnknownProviderError(
+        f"no provider {name!r} is installed",
+        facts=[f"known: {', '.join(known)}"],
+        hints=[f"did you mean {near[0]!r}?"] if near else [],
+        provider=name,
+    )
+
+
+# -- moments -------------------------------------------------------------------------------------------------------
+
+
+def parse_moment(text: str, option: str, now: datetime | None = None) -> datetime:
+    """A day ("2026-10-01", all of it), a moment of ISO 8601 (UTC without a zone), or an age ("30d" ago).
+
+    Raises:
+        UsageError: none of these, or in the future.
+    """
+    now = now or datetime.now(UTC)
+    moment = _iso(text) or _ago(text, now)
+    if moment is None:
+        raise UsageError(f"{option} {text!r} is no day and no age: write it like 2026-10-01 or 30d")
+    if moment.date() > now.date():
+        raise UsageError(f"{option} {text!r} is in the future")
+    return moment
+
+
+def _iso(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if len(text) <= 10:
+        moment += timedelta(days=1, microseconds=-1)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _ago(text: str, now: datetime) -> datetime | None:
+    from skyward.errors import SizeError
+    from skyward.model.sizes import parse_duration
+
+    try:
+        return now - timedelta(seconds=parse_duration(text))
+    except (SizeError, OverflowError):
+        return None
+
+
+# -- what every answer says around its rows ------------------------------------------------------------------------
+
+
+def version(catalog: Catalog) -> str:
+    """Of the bundled snapshot, "" without one."""
+    return next((layer.manifest.version for layer in catalog.base if layer.manifest), "")
+
+
+def around(catalog: Catalog, matched: Matched, as_of: datetime | None = None) -> dict[str, Any]:
+    """The `catalog` block of a JSON document: where the prices come from and how old they are."""
+    return {
+        "version": version(catalog),
+        "currency": "USD",
+        "excludes": ["tax", "storage", "egress"],
+        "as_of": as_of,
+        "providers": [_provenance(item) for item in matched.providers],
+        "warnings": list(catalog.warnings),
+    }
+
+
+def _provenance(item: Provenance) -> dict[str, Any]:
+    return {
+        "provider": item.provider,
+        "layer": item.layer,
+        "offers": item.rows,
+        "priced": item.priced,
+        "oldest_observed_at": item.oldest,
+        "newest_observed_at": item.newest,
+        "is_stale": item.is_stale(),
+        "sources": item.sources,
+    }
+
+
+def footer(shell: Shell, catalog: Catalog, matched: Matched, shown: int, noun: str = "offers") -> None:
+    """How much there is, how old it is, what is not in the prices, and what to refresh. Only on a terminal."""
+    import sys
+
+    if not console.is_terminal(sys.stdout):
+        return
+    now = datetime.now(UTC)
+    count = f"{shown:,} of {matched.total:,}" if shown < matched.total else f"{shown:,}"
+    layers = ", ".join(f"{layer} {_in_words(moment, now)} old" for layer, moment in _layers(matched))
+    shell.say(f"{count} {noun} · catalog {version(catalog)} ({layers}) · {EXCLUDED}")
+    for item in matched.providers:
+        if item.is_stale(now):
+            shell.hint(
+                f"{item.provider} prices are {_in_words(item.oldest, now)} old: "
+                f"`skyward catalog refresh --provider {item.provider}`"
+            )
+
+
+def _layers(matched: Matched) -> list[tuple[str, datetime]]:
+    oldest: dict[str, datetime] = {}
+    for item in matched.providers:
+        oldest[item.layer] = min(item.oldest, oldest.get(item.layer, item.oldest))
+    return list(oldest.items())
+
+
+def _in_words(moment: datetime, now: datetime) -> str:
+    text = age(moment, now)
+    return f"{text[:-1]} {text[-1]}"
+
+
+# -- offers as people see them -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How offers are shown: which columns, and whose prices are stale."""
+
+    stale: frozenset[str]
+    """Providers."""
+    now: datetime
+
+    @classmethod
+    def of(cls, matched: Matched) -> View:
+        now = datetime.now(UTC)
+        return cls(frozenset(item.provider for item in matched.providers if item.is_stale(now)), now)
+
+    def columns(self, *more: Column) -> list[Column]:
+        """The usual ones; `more` goes before the age."""
+        return [
+            Column(title="PROVIDER", text=lambda row: row["provider"], weight=9),
+            Column(title="INSTANCE", text=lambda row: row["instance_type"], weight=9),
+            Column(title="REGION", text=lambda row: row["region"] or "-", weight=7),
+            Column(title="ZONE", text=lambda row: row["zone"] or "-", weight=2),
+            Column(title="GPU", text=devices, weight=8),
+            Column(title="VRAM", text=vram, right=True, weight=4),
+            Column(title="VCPU", text=lambda row: _plain(row["vcpus"]), right=True, weight=3),
+            Column(title="RAM", text=lambda row: _memory(row["memory_gib"]), right=True, weight=3),
+            Column(title="SOLD AS", text=lambda row: row["pricing"], weight=6),
+            Column(title="PRICE/H", text=self.price, right=True, weight=9),
+            Column(
+                title="$/GPU-H", text=lambda row: format_usd(row["usd_per_gpu_hour"]), right=True, weight=5
+            ),
+            *more,
+            Column(title="SEEN", text=self.seen, right=True, weight=6),
+        ]
+
+    def price(self, row: Mapping[str, Any]) -> str:
+        """ "~" marks what is indicative: a figure to think with, no offer."""
+        mark = "~" if row.get("quality") == "indicative" and row["usd_per_hour"] is not None else ""
+        return f"{mark}{format_usd(row['usd_per_hour'])}"
+
+    def seen(self, row: Mapping[str, Any]) -> str:
+        """Age; "!" marks what is older than such prices are expected to hold."""
+        mark = "!" if row["provider"] in self.stale else ""
+        return f"{age(row['observed_at'], self.now)}{mark}"
+
+
+def numbered(columns: Sequence[Column]) -> list[Column]:
+    """With a first column that counts the rows."""
+    return [Column(title="#", text=lambda row: str(row["#"]), right=True, weight=1), *columns]
+
+
+def generic(result: Result) -> list[Column]:
+    """Each column by its name; what was asked for by name never leaves."""
+    return [replace(column_of(name), weight=9) for name in result.columns]
+
+
+def _plain(value: float | None) -> str:
+    return "-" if not value else f"{value:g}"
+
+
+def _memory(value: float | None) -> str:
+    return format_memory(value) if value else "-"
+
+
+# -- nothing ---------------------------------------------------------------------------------------------------------
+
+
+def nothing(catalog: Catalog, wants: Requirements, query: OfferQuery) -> NoOfferError:
+    """The error for a query that matched nothing: which wish emptied it, and what to relax."""
+    from skyward.advice import in_words
+
+    stages = _stages(catalog, wants, query)
+    eased = {stage.constraint: _eased(catalog, wants, query, stage.constraint) for stage in stages}
+    last = stages[-1] if stages else None
+    fact = "the catalog has no offers"
+    if last is not None:
+        offers = eased[last.constraint]
+        fact = in_words(stages, _miss(wants, offers, last.constraint), offers)
+    options = _options(wants, eased)
+    return NoOfferError(
+        "nothing matches",
+        facts=[fact],
+        hints=[f"relax one: {' | '.join(options)}"] if options else [],
+        exit_code=ExitCode.NOTHING_SELECTED,
+    )
+
+
+def _stages(catalog: Catalog, wants: Requirements, query: OfferQuery) -> list[Stage]:
+    from skyward.advice import Stage, wish_in_words
+
+    counted = catalog.funnel(query)
+    left = sum(count for _, count, _ in counted)
+    stages = []
+    for constraint, refused, _ in counted:
+        if constraint is not None:
+            left -= refused
+            wish = _OWN_WISHES.get(constraint) or wish_in_words(constraint, wants)
+            stages.append(Stage(constraint=constraint, refused=refused, left=left, wish=wish))
+    return stages
+
+
+_OWN_WISHES = {
+    "availability": "are available",
+    "accelerator_memory": "have accelerators of that memory",
+}
+"""Wishes that only queries have, in words."""
+
+
+def _options(wants: Requirements, eased: Mapping[str, list[Offer]]) -> list[str]:
+    from skyward.advice import change_in_words
+
+    options = []
+    for constraint, offers in reversed(list(eased.items())):
+        change = change_in_words(constraint, wants, offers[0]) if offers else None
+        if change is not None:
+            price = offers[0].usd_per_hour
+            known = price is not None and "--max-price" not in change
+            options.append(f"{change} (from {format_usd(price)}/h)" if known else change)
+    return list(dict.fromkeys(options))
+
+
+def _eased(catalog: Catalog, wants: Requirements, query: OfferQuery, constraint: str) -> list[Offer]:
+    """Offers that fail nothing but one wish: the nearest ones first, then the cheapest."""
+    if constraint == "accelerator" and wants.accelerator is not None:
+        return _akin(catalog, wants, query)
+    if constraint not in _FIELDS:
+        return []
+    field, nothing, nearest = _FIELDS[constraint]
+    low = getattr(getattr(query, field), "low", None)
+    sort = (f"{'-' if low is not None else ''}{nearest}", "usd_per_hour") if nearest else ("usd_per_hour",)
+    return _ask(catalog, query, sort=sort, **{field: nothing})
+
+
+def _akin(catalog: Catalog, wants: Requirements, query: OfferQuery) -> list[Offer]:
+    from skyward.advice import akin
+
+    assert wants.accelerator is not None
+    for names in akin(wants.accelerator, default_registry()):
+        if found := _ask(catalog, query, accelerators=tuple(sorted(names))):
+            return found
+    return []
+
+
+def _ask(catalog: Catalog, query: OfferQuery, **fields: Any) -> list[Offer]:
+    usual = {"sort": ("usd_per_hour",), "group_by": (), "columns": (), "limit": 100, "max_age_s": None}
+    return catalog.offers(replace(query, **{**usual, **fields}))
+
+
+_FIELDS: dict[str, tuple[str, Any, str]] = {
+    "max_price": ("max_price", None, "usd_per_hour"),
+    "availability": ("availability", (), ""),
+    "min_reliability": ("min_reliability", None, ""),
+    "allocation": ("pricing", (), ""),
+    "zone": ("zones", (), ""),
+    "region": ("regions", (), ""),
+    "disk": ("disk_gb", None, "disk_gb"),
+    "memory": ("memory_gib", None, "memory_gib"),
+    "cpu": ("vcpus", None, "vcpus"),
+    "architecture": ("architecture", None, ""),
+    "machine": ("machine", None, ""),
+    "accelerator_count": ("accelerator_count", None, "accelerator_count"),
+    "accelerator_memory": ("accelerator_memory_gib", None, "accelerator_memory_gib"),
+    "fraction": ("fractions", True, "accelerator_count"),
+    "provider": ("providers", (), ""),
+}
+"""Wish -> the field of a query it lives in, the value that gives it up, and the column that says how near one is."""
+
+
+def _miss(wants: Requirements, offers: Sequence[Offer], constraint: str) -> Any:
+    """The planner's word on the nearest offer."""
+    from skyward.planner import refusal_of
+
+    return refusal_of(wants, offers[0], constraint) if offers else None
