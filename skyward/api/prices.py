@@ -147,12 +147,13 @@ def plan_from_catalog(
     plugins: Plugins | None = None,
     catalog: Catalog | None = None,
     configs: Mapping[str, Any] | None = None,
+    also: Sequence[Offer] = (),
     max_age_s: float | None = None,
     explain: bool = False,
 ) -> Plan:
     """The plan for `requirements` over the catalog as it is, after `skyward_modify_offers`.
 
-    `selection` is a strategy, its class or name, or a function `(providers, spec) -> provider` that is given
+    `also` are offers that no catalog knows: the user's own machines. `selection` is a strategy, its class or name, or a function `(providers, spec) -> provider` that is given
     `configs` by provider name. Offers of the wrong machine are refused one by one only with `explain`, or when
     nothing fits; otherwise the query leaves them out, which is faster and gives the same ranking.
 
@@ -169,7 +170,7 @@ def plan_from_catalog(
     with _opened(catalog) as store:
         requirements = _meant(store, requirements)
         for query in _widening(requirements, registry, max_age_s, explain):
-            found = store.offers(query)
+            found = [*also, *store.offers(query)]
             plugins.modify_offers(found, requirements)
             made = make_plan(requirements, found, strategy, registry=registry)
             if made.chosen is not None:
