@@ -15,9 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skyward.config import Places, make_private
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 GROUPS = ("skyward", "skyward.commands")
 _FILE = "entry-points.json"
@@ -83,21 +86,24 @@ def _scan(path: Sequence[str]) -> list[EntryPoint]:
     found: dict[tuple[str, str, str], EntryPoint] = {}
     seen: set[str] = set()
     for distribution in distributions(path=list(path)):
-        name = distribution.metadata["Name"] or ""
+        try:
+            name, points = distribution.metadata["Name"] or "", _ours(distribution)
+        except Exception:  # metadata of strangers, in any state
+            continue
         normal = name.lower().replace("_", "-").replace(".", "-")
-        if normal in seen:
-            continue  # shadowed by an earlier entry of the path, as in importlib.metadata.entry_points
-        seen.add(normal)
-        for point in distribution.entry_points:
-            if point.group in GROUPS:
-                found[point.group, normal, point.name] = EntryPoint(
-                    group=point.group,
-                    name=point.name,
-                    value=point.value,
-                    distribution=name,
-                    version=distribution.version or "",
-                )
+        if normal not in seen:  # an earlier entry of the path shadows this one, as for imports
+            seen.add(normal)
+            found |= {(point.group, normal, point.name): point for point in points}
     return [found[key] for key in sorted(found)]
+
+
+def _ours(distribution: Distribution) -> list[EntryPoint]:
+    name, version = distribution.metadata["Name"] or "", distribution.version or ""
+    return [
+        EntryPoint(group=point.group, name=point.name, value=point.value, distribution=name, version=version)
+        for point in distribution.entry_points
+        if point.group in GROUPS
+    ]
 
 
 def _fingerprint(path: Sequence[str]) -> str:
@@ -125,9 +131,15 @@ def _metadata_times(directory: str) -> Iterator[tuple[str, int]]:
 def _read(file: Path) -> dict[str, tuple[EntryPoint, ...]]:
     try:
         stored = json.loads(file.read_bytes())
-        return {key: tuple(EntryPoint(**row) for row in rows) for key, rows in stored["scans"].items()}
+        return {key: tuple(_from_row(row) for row in rows) for key, rows in stored["scans"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
+
+
+def _from_row(row: dict[str, str]) -> EntryPoint:
+    if not all(isinstance(value, str) for value in row.values()):
+        raise TypeError("a row of the cache holds more than text")
+    return EntryPoint(**row)
 
 
 def _write(file: Path, scans: Mapping[str, Sequence[EntryPoint]]) -> None:
