@@ -1,7 +1,7 @@
 """Prices: what can be rented, for how much, and how old that knowledge is.
 
-`query` asks (pure SQL building), `store` answers (DuckDB over Parquet), `layers` decides which file speaks for a
-provider (user > live > bundled), `refresh` fetches, `history` remembers, `compile` makes the bundled snapshot.
+`query` asks (pure SQL), `store` answers (DuckDB over Parquet), `layers` finds the file that speaks for a provider
+(user > live > bundled), `belief` checks its rows, `refresh` fetches, `history` remembers, `compile` writes.
 Names are loaded when first used; importing this package imports no DuckDB. Imports `contracts`, `model`,
 `config` and `errors`.
 
@@ -21,22 +21,24 @@ _HOMES = {
     "build_funnel_sql": "query",
     "build_provenance_sql": "query",
     "build_sql": "query",
-    "canonical_names": "query",
+    "accelerator_fields": "query",
     "clauses": "query",
     "column_name": "query",
     "of_requirements": "query",
     "pricing_of": "query",
     "Catalog": "store",
     "CatalogInfo": "store",
-    "Finding": "store",
+    "Finding": "audit",
     "Matched": "store",
     "open_catalog": "store",
+    "BuildReport": "compile",
+    "build": "compile",
     "Diff": "history",
     "Provenance": "result",
     "Result": "result",
     "RefreshResult": "refresh",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - names are loaded on use
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ value a parameter. What unknown values mean is decided here, once:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from skyward.errors import QueryError
 
 if TYPE_CHECKING:
-    from skyward.model.accelerator import Accelerator, Registry
+    from skyward.model.accelerator import Accelerator
+    from skyward.model.accelerator_model import Registry
     from skyward.model.offer import Availability, Pricing
     from skyward.model.requirements import Requirements
     from skyward.model.sizes import Range
@@ -85,6 +86,14 @@ GROUP_AGGREGATES = {
 }
 """Columns of a grouped answer after the columns grouped by."""
 
+FRESH_FOR_S: Mapping[Pricing, int] = {
+    "on-demand": 7 * 86400,
+    "capacity-block": 7 * 86400,
+    "spot": 3600,
+    "interruptible": 300,
+}
+"""How long a price of each kind is expected to hold; older ones are shown as stale."""
+
 KEY_COLUMNS: tuple[str, ...] = (
     "provider",
     "region",
@@ -110,7 +119,7 @@ class OfferQuery:
     """Zones by the provider's own name or id. A row of a whole region fits when the zone is one of its `zones`
     or is named after the region (`us-east-1a`)."""
     accelerators: tuple[str, ...] | None = None
-    """Canonical names, any of them; `()` matches nothing. See `canonical_names`."""
+    """Canonical names, any of them; `()` matches nothing. See `accelerator_fields`."""
     accelerator_count: Range | None = None
     """Accelerators per machine."""
     accelerator_memory_gib: Range | None = None
@@ -202,9 +211,15 @@ def pricing_of(allocation: str | float) -> tuple[Pricing, ...]:
     )
 
 
-def canonical_names(accelerator: Accelerator, registry: Registry) -> tuple[str, ...]:
-    """Names the accelerator wish accepts, sorted; what `OfferQuery.accelerators` takes."""
-    return tuple(sorted(model.name for model in registry.members(accelerator)))
+def accelerator_fields(wish: Accelerator | None, registry: Registry) -> dict[str, Any]:
+    """The fields of an `OfferQuery` that a wish for an accelerator sets: names, counts, and whether slices do."""
+    if wish is None:
+        return {}
+    return {
+        "accelerators": tuple(sorted(model.name for model in registry.select(wish))),
+        "accelerator_count": wish.counts,
+        "fractions": wish.count < 1,
+    }
 
 
 # -- SQL ------------------------------------------------------------------------------------------------------
@@ -239,12 +254,23 @@ def build_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
     )
 
 
+_EXPIRES = "observed_at + to_seconds(CASE pricing {} END)".format(
+    " ".join(f"WHEN '{pricing}' THEN {seconds}" for pricing, seconds in FRESH_FOR_S.items())
+)
+
+
+def _of_prices(aggregate: str) -> str:
+    """Over the rows with a price; over all where none has one."""
+    return f"coalesce({aggregate} FILTER (WHERE usd_per_hour IS NOT NULL), {aggregate})"
+
+
 def build_provenance_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
     """Per provider and layer: how many rows match, and how old the oldest and newest of them are."""
     conditions = clauses(query)
     return (
-        "SELECT provider, layer, count(*), count(usd_per_hour), min(observed_at), max(observed_at), "
-        "string_agg(DISTINCT source, '; ' ORDER BY source)\n"
+        f"SELECT provider, layer, count(*), count(usd_per_hour), {_of_prices('min(observed_at)')}, "
+        f"{_of_prices('max(observed_at)')}, string_agg(DISTINCT source, '; ' ORDER BY source), "
+        f"{_of_prices(f'min({_EXPIRES})')}\n"
         f"FROM {_relation(query)}{_where(conditions)}\nGROUP BY provider, layer\nORDER BY provider, layer"
     ), {k: v for k, v in _parameters(query, conditions).items() if k != "total_accelerators"}
 
@@ -483,22 +509,12 @@ def _group_order(query: OfferQuery, names: Sequence[str]) -> str:
     return ", ".join([*keys, *(f"{name} ASC NULLS LAST" for name in names)])
 
 
-def of_requirements(
-    requirements: Requirements, accelerators: tuple[str, ...] | None, **more: Any
-) -> OfferQuery:
-    """The query for offers that may fit `requirements`, each on its own; `more` sets further fields.
-
-    `accelerators` are the canonical names its accelerator accepts. The count and memory of that accelerator are
-    taken over where the value carries them.
-    """
-    wish = requirements.accelerator
+def of_requirements(requirements: Requirements, registry: Registry, **more: Any) -> OfferQuery:
+    """The query for offers that fit `requirements`, each on its own; `more` sets further fields."""
     fields: dict[str, Any] = {
         "providers": requirements.providers,
         "regions": requirements.regions,
         "zones": requirements.zones,
-        "accelerators": accelerators,
-        "accelerator_count": getattr(wish, "count_range", None),
-        "accelerator_memory_gib": getattr(wish, "memory_range", None),
         "vcpus": requirements.cpu,
         "memory_gib": requirements.memory_gib,
         "disk_gb": requirements.disk_gb,
@@ -508,5 +524,6 @@ def of_requirements(
         "max_price": requirements.max_price,
         "min_reliability": requirements.min_reliability,
         "include_indicative": False,
+        **accelerator_fields(requirements.accelerator, registry),
     }
     return OfferQuery(**{**fields, **more})

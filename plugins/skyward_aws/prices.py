@@ -1,0 +1,154 @@
+"""What EC2 costs: readers of its price list, spot history and offerings, and the calls that fetch them.
+
+The readers are pure and take what the APIs really answer: prices as strings, price lists as JSON inside JSON,
+pages that are short or end in an empty token. Sources: botocore 1.44.5 service models and the price list file
+format of `offers/v1.0/aws/AmazonEC2` (both read 2026-11).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from skyward import Offer
+from skyward_aws.shapes import Shape
+
+PREAMBLE_LINES = 5
+"""Rows before the header of a bulk price file."""
+
+Prices = dict[str, float]
+"""Instance type -> USD per hour."""
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+def usd(text: object) -> float | None:
+    """A price as the APIs write it; None where it is missing, zero or no number."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
+_BULK = {
+    "TermType": {"OnDemand"},
+    "Tenancy": {"Shared"},
+    "Operating System": {"Linux"},
+    "CapacityStatus": {"Used"},
+    "Unit": {"Hrs"},
+    "Currency": {"USD"},
+    "Pre Installed S/W": {"", "NA"},
+    "MarketOption": {"OnDemand", ""},
+}
+"""The one product that is an hour of a plain Linux machine; a type has dozens of others."""
+
+
+def bulk_prices(lines: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+    """(region, instance type, USD per hour) out of a bulk price file, line by line; it may be gigabytes long."""
+    rows = iter(lines)
+    for _ in range(PREAMBLE_LINES):
+        next(rows, None)
+    for row in csv.DictReader(rows):
+        if all(row.get(column, "") in values for column, values in _BULK.items() if column in row):
+            price = usd(row.get("PricePerUnit"))
+            if price is not None and row.get("Instance Type"):
+                yield row.get("Region Code", ""), row["Instance Type"], price
+
+
+def listed_prices(price_list: Iterable[str | Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
+    """(region, instance type, USD per hour) out of `PriceList` of GetProducts, whose items are JSON strings."""
+    for item in price_list:
+        product = json.loads(item) if isinstance(item, str) else item
+        attributes = product.get("product", {}).get("attributes", {})
+        for term in product.get("terms", {}).get("OnDemand", {}).values():
+            for dimension in term.get("priceDimensions", {}).values():
+                price = usd(dimension.get("pricePerUnit", {}).get("USD"))
+                if price is not None and dimension.get("unit") == "Hrs" and "instanceType" in attributes:
+                    yield attributes.get("regionCode", ""), attributes["instanceType"], price
+
+
+def spot_prices(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[tuple[str, str], float]]:
+    """Instance type -> (zone id, zone name) -> USD per hour; of several prices of one place the newest."""
+    newest: dict[tuple[str, str, str], Any] = {}
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for item in history:
+        name = item.get("AvailabilityZone", "")
+        place = (item.get("AvailabilityZoneId") or name, name)
+        price, key = usd(item.get("SpotPrice")), (item["InstanceType"], *place)
+        if price is None or (key in newest and newest[key] >= item["Timestamp"]):
+            continue
+        newest[key] = item["Timestamp"]
+        found.setdefault(item["InstanceType"], {})[place] = price
+    return found
+
+
+def zones_of(offerings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Instance type -> places, out of `InstanceTypeOfferings`, in order."""
+    found: dict[str, set[str]] = {}
+    for item in offerings:
+        found.setdefault(item["InstanceType"], set()).add(item["Location"])
+    return {name: sorted(places) for name, places in found.items()}
+
+
+# -- offers ----------------------------------------------------------------------------------------------------
+
+
+def regional_offers(
+    region: str,
+    shapes: Mapping[str, Shape],
+    zones: Mapping[str, Sequence[str]],
+    *,
+    on_demand: Mapping[str, float],
+    spot: Mapping[str, Mapping[tuple[str, str], float]],
+    source: str = "EC2 price list and spot price history",
+) -> Iterator[Offer]:
+    """Every way to rent every type offered in a region; a price nobody told is unknown.
+
+    Spot is one offer per zone whose price is known, else one of the region without a price.
+    """
+    for name in sorted(zones):
+        shape = shapes.get(name)
+        if shape is None:
+            continue
+        places = tuple(zones[name])
+        if "on-demand" in shape.markets:
+            yield _offer(shape, region, "on-demand", on_demand.get(name), source, zones=places)
+        if "spot" not in shape.markets:
+            continue
+        for (zone_id, zone_name), price in sorted(spot.get(name, {}).items()):
+            yield _offer(shape, region, "spot", price, source, zone=zone_id, zones=(zone_id, zone_name))
+        if not spot.get(name):
+            yield _offer(shape, region, "spot", None, source, zones=places)
+
+
+def _offer(
+    shape: Shape,
+    region: str,
+    pricing: Any,
+    price: float | None,
+    source: str,
+    *,
+    zone: str | None = None,
+    zones: tuple[str, ...] = (),
+) -> Offer:
+    return Offer(
+        provider="aws",
+        region=region,
+        zone=zone,
+        zones=tuple(dict.fromkeys(zones)),
+        instance_type=shape.instance_type,
+        pricing=pricing,
+        usd_per_hour=price,
+        vcpus=shape.vcpus,
+        memory_gib=shape.memory_gib,
+        architecture=shape.architecture,
+        accelerator=shape.accelerator,
+        accelerator_count=shape.accelerator_count,
+        accelerator_memory_gib=shape.accelerator_memory_gib,
+        availability="listed",
+        source=source,
+    )

@@ -1,0 +1,299 @@
+"""What prices were: an append-only record of changes, questions about a day in the past, and differences.
+
+A part is written at each refresh, holds only offers whose price changed, appeared or went, and carries the
+digest of its bytes in its name, so that a damaged part is noticed and left out by name. Unpriced offers are not
+remembered. Nothing here rewrites a part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skyward.catalog import layers as files
+from skyward.catalog.engine import empty_sql, literal, offers_sql, parquet
+from skyward.catalog.layers import Layer
+from skyward.catalog.manifest import refusal, sha256_of
+from skyward.catalog.query import KEY_COLUMNS, OfferQuery, clauses, naive_utc
+from skyward.catalog.result import Result, aware
+from skyward.catalog.schema import HISTORY, OFFERS, arrow_schema, write_table
+from skyward.errors import DamagedCatalogError, QueryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from skyward.catalog.store import Catalog
+    from skyward.config import Places
+
+_PART = re.compile(r"part-\d{8}T\d{6}Z-([0-9a-f]{16})\.parquet")
+
+SERIES = ("observed_at", *KEY_COLUMNS, "accelerator", "usd_per_hour", "usd_per_gpu_hour", "change", "source")
+"""Columns of a price series. `change` is new, price or gone; `held` is the price that held when the series starts."""
+
+_KEYS = ", ".join(KEY_COLUMNS)
+_COLUMNS = ", ".join(name for name, _ in OFFERS)
+
+
+def parts(places: Places) -> list[Path]:
+    """The parts of the history, by provider and day."""
+    root = files.history_directory(places)
+    found = root.glob("provider=*/date=*/part-*.parquet") if root.is_dir() else ()
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def check_part(catalog: Catalog, path: Path) -> None:
+    """Whether a part is as it was written, and its rows make sense.
+
+    Raises:
+        DamagedCatalogError: it is not, or they do not.
+    """
+    from skyward.catalog.belief import check_columns, check_rows
+
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        raise refusal(path, "has a name no part of the history has")
+    if not sha256_of(path).startswith(match[1]):
+        raise refusal(path, "was changed after it was written: its digest is not the one in its name")
+    check_columns(catalog, path, HISTORY)
+    check_rows(catalog, parquet(path), path)
+
+
+def provide_history(catalog: Catalog) -> None:
+    """Makes the view `history` of all good parts known to the connection; warns of the others."""
+    good = []
+    for path in parts(catalog.places):
+        try:
+            check_part(catalog, path)
+            good.append(path)
+        except DamagedCatalogError as error:
+            catalog.warn(f"{error.message}; left out of the history")
+    source = f"FROM {parquet(*good)}" if good else empty_sql(HISTORY)
+    catalog.ask(f"CREATE OR REPLACE TEMP VIEW history AS {source}")
+
+
+# -- a day in the past ----------------------------------------------------------------------------------------
+
+
+def provide_as_of(catalog: Catalog, query: OfferQuery) -> None:
+    """Makes `offers_as_of(moment)` known: the last price of each offer before it, where it had not gone.
+
+    A provider without history before the moment is answered from the bundled snapshot.
+
+    Raises:
+        QueryError: there was no price yet.
+    """
+    provide_history(catalog)
+    base = " UNION ALL ".join(f"SELECT {_COLUMNS} FROM {parquet(layer.path)}" for layer in catalog.base)
+    catalog.ask(f"CREATE OR REPLACE TEMP VIEW bundled AS {base or empty_sql(OFFERS)}")
+    catalog.ask(_AS_OF)
+    first = _first_price(catalog, query.providers)
+    moment = query.as_of or datetime.now(UTC)
+    if first is None or naive_utc(moment) < naive_utc(first):
+        since = f"the first is of {first:%Y-%m-%d}" if first else "there is none at all"
+        raise QueryError(f"no price is known of {moment:%Y-%m-%d}: {since}", first=first)
+
+
+_AS_OF = f"""\
+CREATE OR REPLACE TEMP MACRO offers_as_of(moment) AS TABLE
+WITH remembered AS (
+    SELECT *
+    FROM history
+    WHERE observed_at <= moment
+    QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1
+)
+SELECT {_COLUMNS}, 'history' AS layer FROM remembered WHERE change <> 'gone'
+UNION ALL
+SELECT {_COLUMNS}, 'bundled' AS layer FROM bundled
+WHERE observed_at <= moment AND provider NOT IN (SELECT provider FROM remembered)"""
+
+
+def _first_price(catalog: Catalog, providers: Sequence[str]) -> datetime | None:
+    among = f"WHERE provider IN ({', '.join(map(literal, providers))})" if providers else ""
+    rows = catalog.ask(
+        f"SELECT min(observed_at) AS first FROM (SELECT provider, observed_at FROM history "
+        f"UNION ALL SELECT provider, observed_at FROM bundled WHERE usd_per_hour IS NOT NULL) {among}"
+    ).rows
+    return aware(rows[0][0]) if rows else None
+
+
+# -- a series of prices ----------------------------------------------------------------------------------------
+
+
+def series(catalog: Catalog, query: OfferQuery, since: datetime | None, until: datetime | None) -> Result:
+    """Each price the matching offers had, with the moment it was first seen; oldest first. Columns are `SERIES`."""
+    provide_history(catalog)
+    conditions = clauses(query)
+    parameters: dict[str, Any] = {k: v for clause in conditions for k, v in clause.parameters.items()}
+    parameters["since"] = naive_utc(since) if since else datetime.min
+    parameters["until"] = naive_utc(until) if until else datetime.max
+    wishes = "".join(f"\n  AND ({clause.sql})" for clause in conditions)
+    base = "".join(
+        f"\nUNION ALL SELECT *, 'new' AS change FROM {parquet(layer.path)} WHERE usd_per_hour IS NOT NULL"
+        for layer in catalog.base
+    )
+    return catalog.ask(
+        f"WITH seen AS (\n  SELECT * FROM (SELECT * FROM history{base})\n"
+        f"  WHERE observed_at <= $until{wishes}\n),\n"
+        f"held AS (\n  SELECT * FROM seen WHERE observed_at < $since\n"
+        f"  QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1\n)\n"
+        f"SELECT {', '.join(SERIES)} FROM seen WHERE observed_at >= $since\n"
+        f"UNION ALL BY NAME SELECT {', '.join(SERIES)} FROM (\n"
+        "  SELECT * REPLACE ($since AS observed_at, 'held' AS change) FROM held WHERE change <> 'gone')\n"
+        f"ORDER BY observed_at, {_KEYS}",
+        parameters,
+    )
+
+
+# -- differences --------------------------------------------------------------------------------------------------
+
+DIFF_COLUMNS = (*KEY_COLUMNS, "accelerator", "before", "after", "percent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """Offers that are new, gone, or cost something else; columns are `DIFF_COLUMNS`, prices USD per hour."""
+
+    before: str
+    after: str
+    new: Result
+    gone: Result
+    moved: Result
+    """The largest change first, up or down."""
+
+
+def diff(catalog: Catalog, before: object, after: object, query: OfferQuery) -> Diff:
+    """What changed between two states. `live` compares only the providers that were refreshed.
+
+    Raises:
+        QueryError: a state is none we know.
+        DamagedCatalogError: a file given as a state cannot be believed.
+    """
+    conditions = clauses(query)
+    parameters = {k: v for clause in conditions for k, v in clause.parameters.items()}
+    wishes = "".join(f"\n  AND ({clause.sql})" for clause in conditions)
+    if "live" in (before, after):
+        refreshed = [layer.provider for layer in catalog.layers if layer.name == "live"]
+        wishes += f"\n  AND provider IN ({', '.join(map(literal, refreshed)) or 'NULL'})"
+    for name, state in (("diff_before", before), ("diff_after", after)):
+        source = _state(catalog, state)
+        catalog.ask(
+            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM ({source}) WHERE TRUE{wishes}", parameters
+        )
+    return Diff(
+        before=_state_name(before),
+        after=_state_name(after),
+        new=catalog.ask(_DIFF.format(where="b.provider IS NULL", order="")),
+        gone=catalog.ask(_DIFF.format(where="a.provider IS NULL", order="")),
+        moved=catalog.ask(_DIFF.format(where=_MOVED, order="abs(percent) DESC NULLS LAST, ")),
+    )
+
+
+_MOVED = (
+    "a.provider IS NOT NULL AND b.provider IS NOT NULL AND a.usd_per_hour IS DISTINCT FROM b.usd_per_hour"
+)
+_JOINED = ", ".join(f"coalesce(a.{name}, b.{name}) AS {name}" for name in (*KEY_COLUMNS, "accelerator"))
+_ON = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in KEY_COLUMNS)
+_DIFF = f"""\
+SELECT {_JOINED}, b.usd_per_hour AS before, a.usd_per_hour AS after,
+       100 * (a.usd_per_hour / b.usd_per_hour - 1) AS percent
+FROM diff_after a FULL JOIN diff_before b ON {_ON}
+WHERE {{where}}
+ORDER BY {{order}}{_KEYS}"""
+
+
+def _state_name(state: object) -> str:
+    return f"{state:%Y-%m-%d %H:%M}" if isinstance(state, datetime) else str(state)
+
+
+def _state(catalog: Catalog, state: object) -> str:
+    """The statement that gives a state's rows."""
+    if isinstance(state, datetime):
+        provide_as_of(catalog, OfferQuery(as_of=state))
+        return f"FROM offers_as_of({literal(str(naive_utc(state)))}::TIMESTAMP)"
+    if isinstance(state, Path):
+        return f"FROM {parquet(_given_file(catalog, state))}"
+    if state == "now":
+        return "FROM offers"
+    if state == "bundled":
+        return offers_sql(catalog.base) if catalog.base else empty_sql(OFFERS)
+    if state == "live":
+        found = [layer for layer in catalog.layers if layer.name == "live"]
+        return offers_sql(found) if found else empty_sql(OFFERS)
+    raise QueryError(f"no state of the catalog is called {state!r}: use bundled, live, now, a day, or a file")
+
+
+def _given_file(catalog: Catalog, path: Path) -> Path:
+    """The offers of a snapshot directory, or a file of offers, after its columns and rows were checked."""
+    from skyward.catalog.belief import check_columns, check_rows
+
+    if path.is_dir():
+        return files.bundled_layer(path).path
+    if not path.exists():
+        raise QueryError(f"no such file: {str(path)!r}")
+    check_columns(catalog, path, OFFERS)
+    check_rows(catalog, parquet(path), path)
+    return path
+
+
+# -- remembering ----------------------------------------------------------------------------------------------
+
+
+def remember(catalog: Catalog, layer: Layer, observed_at: datetime) -> int:
+    """Appends what a refresh changed since the last one; how many offers that is. Writes nothing when it is none."""
+    provide_history(catalog)
+    moment = naive_utc(observed_at)
+    table = _changes(catalog, layer, moment)
+    if table.num_rows:
+        _append(files.history_directory(catalog.places), layer.provider, moment, table)
+    return int(table.num_rows)
+
+
+def _changes(catalog: Catalog, layer: Layer, moment: datetime) -> pa.Table:
+    import pyarrow as pa
+
+    found = catalog.ask(
+        _CHANGES.format(live=parquet(layer.path)), {"provider": layer.provider, "moment": moment}
+    )
+    schema = arrow_schema(HISTORY)
+    columns = [
+        [naive_utc(v) if isinstance(v, datetime) else v for v in found.column(name)] for name, _ in HISTORY
+    ]
+    return pa.Table.from_arrays(
+        [pa.array(v, type=f.type) for v, f in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+_SAME = " AND ".join(f"n.{name} IS NOT DISTINCT FROM l.{name}" for name in KEY_COLUMNS)
+_NOW = ", ".join(f"n.{name}" for name, _ in OFFERS)
+_CHANGES = f"""\
+WITH last AS (
+    SELECT *
+    FROM history
+    WHERE provider = $provider
+    QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1
+),
+now AS (SELECT * FROM {{live}} WHERE usd_per_hour IS NOT NULL)
+SELECT {_NOW}, CASE WHEN l.provider IS NULL OR l.change = 'gone' THEN 'new' ELSE 'price' END AS change
+FROM now n LEFT JOIN last l ON {_SAME}
+WHERE l.provider IS NULL OR l.change = 'gone' OR n.usd_per_hour <> l.usd_per_hour
+      OR n.price_floor IS DISTINCT FROM l.price_floor
+UNION ALL
+SELECT l.* REPLACE (NULL AS usd_per_hour, NULL AS usd_per_gpu_hour, NULL AS price_floor, 'none' AS availability,
+                    $moment AS observed_at, 'gone' AS change)
+FROM last l ANTI JOIN now n ON {_SAME}
+WHERE l.change <> 'gone'
+ORDER BY ALL"""
+
+
+def _append(root: Path, provider: str, moment: datetime, table: pa.Table) -> Path:
+    directory = root / f"provider={provider}" / f"date={moment:%Y-%m-%d}"
+    directory.mkdir(parents=True, exist_ok=True)
+    staged = directory / f".part-{moment:%Y%m%dT%H%M%SZ}.parquet"
+    write_table(table, staged)
+    final = directory / f"part-{moment:%Y%m%dT%H%M%SZ}-{sha256_of(staged)[:16]}.parquet"
+    staged.replace(final)
+    return final
