@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
+from skyward.errors import UsageError
 from skyward.model.offer import Offer
 
 
@@ -62,11 +64,49 @@ class Endpoint:
     directory: str | None = None
     """Where on the instance our one directory goes; None chooses ~/.cache/skyward."""
 
+    @classmethod
+    def parse(cls, text: str, **fields: Any) -> Endpoint:
+        """From `[user@]host[:port]`; the host may be an alias of the SSH configuration, or an IPv6 address, which
+        needs brackets before a port. `fields` are further fields of the endpoint.
+
+        Raises:
+            UsageError: it is nothing of the kind.
+        """
+        user, at, rest = text.rpartition("@")
+        found = re.fullmatch(_HOST, rest)
+        address = found and (found["bracketed"] or found["bare"])
+        port = int(found["port"]) if found and found["port"] else 22
+        if found is None or (at and not re.fullmatch(_USER, user)):
+            problem = "want [user@]host[:port]"
+        elif address and not _is_ipv6(address):
+            problem = f"{address!r} is not an IPv6 address"
+        elif not 0 < port < 65536:
+            problem = "a port is 1 to 65535"
+        else:
+            return cls(host=address or found["name"], port=port, user=user or None, **fields)
+        raise UsageError(f"not a host: {text!r}: {problem}", value=text)
+
     def __str__(self) -> str:
         if self.kind == "local":
             return self.alias or "this machine"
-        name = f"{self.user}@{self.host}" if self.user else self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        name = f"{self.user}@{host}" if self.user else host
         return name if self.port == 22 else f"{name}:{self.port}"
+
+
+# Nothing that could be an option of ssh, or that a shell or a configuration file would read in its own way.
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.+\\-]*\$?"
+_HOST = r"(?:\[(?P<bracketed>[^\[\]\s]+)\]|(?P<name>\w[\w.-]*))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[^\[\]\s]*:[^\[\]\s]*:[^\[\]\s]*)"
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import IPv6Address
+
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,8 +86,8 @@ def start_proxy(route: Route) -> tuple[socket.socket, Callable[[], None]]:
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {route.proxy_command}"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -134,14 +134,16 @@ def bounded(call: Callable[[], R], timeout_s: float) -> R:
 
 
 def _resolve(route: Route, deadline: Deadline) -> list[Any]:
-    ask = lambda flags: socket.getaddrinfo(route.host, route.port, type=socket.SOCK_STREAM, flags=flags)  # noqa: E731
+    def ask(flags: int = 0) -> list[Any]:
+        return socket.getaddrinfo(route.host, route.port, type=socket.SOCK_STREAM, flags=flags)
+
     try:
         return ask(socket.AI_NUMERICHOST)
     except OSError:
         pass  # a name
     seconds = deadline.left(route.timeout_s)
     try:
-        return bounded(lambda: ask(0), seconds)
+        return bounded(ask, seconds)
     except TimeoutError as error:
         raise unreachable(
             route, "resolve", f"no answer to the name {route.host!r} within {seconds:.3g} s", error

@@ -7,9 +7,11 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
+from typing import IO
 
-from skyward.errors import ConnectionLost, HostUnreachable
+from skyward.errors import ConnectionLost
 from skyward.model.instance import Endpoint
 from skyward.remote.connection import Completed
 from skyward.remote.running import run_to_end
@@ -17,8 +19,8 @@ from skyward.remote.tail import TAIL_BYTES, Tail
 
 _PIPE_BYTES = 1 << 20
 _READ_AT_ONCE = 1 << 20
-_PATIENCE_S = 2.0
-"""How long a command whose pipes we closed may take to notice, before its process group is ended."""
+_PATIENCE_S = 1.0
+"""How long a command whose pipes were closed may take to notice, before its process group is ended."""
 
 
 class LocalConnection:
@@ -28,7 +30,7 @@ class LocalConnection:
         self.endpoint = endpoint
         self._streams: set[LocalStream] = set()
         self._lock = threading.Lock()
-        self._closed = False
+        self._is_closed = False
 
     def open(self, command: str) -> LocalStream:
         return self._start(command, TAIL_BYTES)
@@ -38,18 +40,21 @@ class LocalConnection:
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
+            self._is_closed = True
             streams, self._streams = self._streams, set()
         for stream in streams:
             stream.close()
+        deadline = time.monotonic() + 3 * _PATIENCE_S
+        for stream in streams:
+            stream.wait(deadline - time.monotonic())
 
     @property
     def is_alive(self) -> bool:
-        return not self._closed
+        return not self._is_closed
 
     def _start(self, command: str, stderr_bytes: int) -> LocalStream:
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 raise ConnectionLost(f"{self.endpoint}: the connection is closed")
             stream = LocalStream(command, where=str(self.endpoint), stderr_bytes=stderr_bytes)
             self._streams = {known for known in self._streams if known.is_running} | {stream}
@@ -63,18 +68,14 @@ class LocalStream:
         self._where = where
         self._tail = Tail(stderr_bytes)
         self._process = _start_shell(command, where)
-        pipes = self._process.stdin, self._process.stdout, self._process.stderr
-        assert pipes[0] is not None
-        assert pipes[1] is not None
-        assert pipes[2] is not None
-        self._stdin, self._stdout, self._stderr = pipes
+        self._stdin, self._stdout, self._stderr = map(
+            _present, (self._process.stdin, self._process.stdout, self._process.stderr)
+        )
         os.set_blocking(self._stdin.fileno(), False)
         self._reading, self._writing, self._closing = threading.Lock(), threading.Lock(), threading.Lock()
+        self._is_closed = False
         # Closing a descriptor does not wake a thread that waits for it; the end of this pipe does.
         self._wake, self._waker = os.pipe()
-        self._can_read = _poll({self._stdout.fileno(): select.POLLIN, self._wake: select.POLLIN})
-        self._can_write = _poll({self._stdin.fileno(): select.POLLOUT, self._wake: select.POLLIN})
-        self._is_closed = False
         self._drain = threading.Thread(target=self._drain_stderr, name="skyward-stderr", daemon=True)
         self._drain.start()
 
@@ -84,10 +85,7 @@ class LocalStream:
 
     def read(self, n: int, /) -> bytes:
         with self._reading:
-            if self._is_closed:
-                return b""
-            self._can_read.poll()
-            return b"" if self._is_closed else os.read(self._stdout.fileno(), min(n, _READ_AT_ONCE))
+            return self._read_from(self._stdout, n)
 
     def on_data(self, callback: Callable[[bytes], None]) -> None:
         def pump() -> None:
@@ -119,6 +117,7 @@ class LocalStream:
             self._stdin.close()
         with self._reading:
             self._stdout.close()
+        self._drain.join()
         os.close(self._wake)
         if self.is_running:
             threading.Thread(target=self._end_process, name="skyward-reap", daemon=True).start()
@@ -130,41 +129,53 @@ class LocalStream:
         return self._tail.content()
 
     def exit_status(self, timeout_s: float = 5.0) -> int | None:
+        status = self.wait(timeout_s)
+        if status is not None:
+            self._drain.join(min(timeout_s, _PATIENCE_S))  # a daemon it left may hold its standard error
+        return status
+
+    def wait(self, timeout_s: float) -> int | None:
         try:
-            status = self._process.wait(timeout_s)
+            status = self._process.wait(max(0.0, timeout_s))
         except subprocess.TimeoutExpired:
             return None
-        self._drain.join(timeout_s)
         return status if status >= 0 else 128 - status
+
+    def _read_from(self, pipe: IO[bytes], n: int) -> bytes:
+        if self._is_closed:
+            return b""
+        _wait_for((pipe, select.POLLIN), (self._wake, select.POLLIN))
+        return b"" if self._is_closed else os.read(pipe.fileno(), min(n, _READ_AT_ONCE))
 
     def _write_some(self, data: memoryview) -> int:
         try:
             return os.write(self._stdin.fileno(), data)
         except BlockingIOError:
-            self._can_write.poll()
+            _wait_for((self._stdin, select.POLLOUT), (self._wake, select.POLLIN))
             return 0
         except OSError as error:
             raise ConnectionLost(f"{self._where}: the command does not read any more") from error
 
     def _drain_stderr(self) -> None:
         with self._stderr:
-            while chunk := self._stderr.read(1 << 16):
+            while chunk := self._read_from(self._stderr, _READ_AT_ONCE):
                 self._tail.feed(chunk)
 
     def _end_process(self) -> None:
         """The command sees its pipes closed; one that does not care is ended with all of its group."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                self._process.wait(_PATIENCE_S)
+            if self.wait(_PATIENCE_S) is not None:
                 return
-            except subprocess.TimeoutExpired:
-                _signal_group(self._process.pid, number)
+            try:
+                os.killpg(self._process.pid, number)
+            except (ProcessLookupError, PermissionError):
+                pass
         self._process.wait()
 
 
 def _start_shell(command: str, where: str) -> subprocess.Popen[bytes]:
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -174,19 +185,16 @@ def _start_shell(command: str, where: str) -> subprocess.Popen[bytes]:
             pipesize=_PIPE_BYTES,
         )
     except OSError as error:
-        raise HostUnreachable(f"{where}: cannot start a command: {error.strerror}") from error
-    return process
+        raise ConnectionLost(f"{where}: cannot start a command: {error.strerror}") from error
 
 
-def _poll(interests: dict[int, int]) -> select.poll:
+def _present(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # asked for with PIPE
+    return pipe
+
+
+def _wait_for(*interests: tuple[IO[bytes] | int, int]) -> None:
     poll = select.poll()
-    for descriptor, events in interests.items():
+    for descriptor, events in interests:
         poll.register(descriptor, events)
-    return poll
-
-
-def _signal_group(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+    poll.poll()

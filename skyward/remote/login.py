@@ -79,13 +79,13 @@ def _try_key(transport: FastTransport, route: Route, deadline: Deadline, key: pa
         raise unreachable(route, "authentication", f"silent in the authentication for {seconds:.3g} s")
     if transport.is_authenticated():
         return None
-    error = transport.get_exception()
-    if isinstance(error, paramiko.BadAuthenticationType):
-        return f"the machine takes no keys, only: {', '.join(error.allowed_types)}"
-    if isinstance(error, paramiko.ssh_exception.PartialAuthentication):
-        return f"accepted, but the machine wants more: {', '.join(error.allowed_types)}"
+    answer = transport.get_exception()
+    if isinstance(answer, paramiko.BadAuthenticationType):
+        return f"the machine takes no keys, only: {', '.join(answer.allowed_types)}"
+    if isinstance(answer, paramiko.ssh_exception.PartialAuthentication):
+        return f"accepted, but the machine wants more: {', '.join(answer.allowed_types)}"
     if not transport.is_active() and not transport.farewell:
-        raise _hung_up(transport, route, error)
+        raise _hung_up(transport, route, answer)
     return "refused"
 
 

@@ -77,6 +77,12 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         self.sinks: dict[int, Sink] = {}
         self.greeting = ""
         """The first line the peer said."""
+        self.is_starting = isinstance(sock, socket.socket) and sock.family in (
+            socket.AF_INET,
+            socket.AF_INET6,
+        )
+        """Acknowledge at once, until the first command runs: sshd disables Nagle's algorithm only then, and would
+        wait 40 ms for an acknowledgement that we delay."""
         self._sock = sock
         self._view = memoryview(bytearray(_RECEIVE_BYTES))
         self._start = self._end = 0
@@ -137,6 +143,8 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         return text
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        if not 0 <= n <= _LONGEST_PACKET:  # a length from the network, before anything protects it
+            raise paramiko.SSHException("malformed packet length")
         self._need(n)
         data = bytes(self._view[self._start : self._start + n])
         self._start += n
@@ -261,6 +269,8 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         while self._end - self._start < n:
             self._make_room(n)
             got = self._sock.recv_into(self._view[self._end :])
+            if self.is_starting and hasattr(socket, "TCP_QUICKACK"):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             if not got:
                 raise EOFError
             self._end += got

@@ -106,7 +106,7 @@ def _handshake_error(
     elif isinstance(error, paramiko.ssh_exception.IncompatiblePeer) or "ncompatible" in str(error):
         what = f"offers only algorithms that are obsolete or unknown here ({said!r}): {error}"
     else:
-        what = f"broke off in the key exchange: {transport.farewell or error or 'it hung up'}"
+        what = f"broke off in the key exchange: {transport.farewell or getattr(error, 'strerror', None) or error or 'it hung up'}"
     return unreachable(route, phase, what, error)
 
 
@@ -160,6 +160,7 @@ class SSHConnection:
             channel = self._transport.open_session(timeout=self._route.timeout_s)
             stream = SSHStream(self._transport, channel, self._route.label, stderr_bytes)
             self._request_exec(channel, f"exec sh -c {shlex.quote(command)}")
+            self._transport.packetizer.is_starting = False
         return stream
 
     def _request_exec(self, channel: paramiko.Channel, command: str) -> None:
@@ -319,7 +320,7 @@ class SSHStream:
                 channel.out_buffer_cv.wait()
             if channel.closed or channel.eof_sent:
                 raise ConnectionLost(f"{self._where}: the stream is closed")
-            size = min(wanted, channel.out_window_size, SEND_BYTES)
+            size = min(wanted, int(channel.out_window_size), SEND_BYTES)
             channel.out_window_size -= size
         return size
 

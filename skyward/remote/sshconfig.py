@@ -114,37 +114,14 @@ def _jumps(text: str, endpoint: Endpoint) -> Endpoint | None:
     """`a,b` goes through a, then b."""
     through: Endpoint | None = None
     for part in text.split(",") if text.lower() != "none" else ():
-        user, host, port = split_host(part.strip().removeprefix("ssh://").rstrip("/"))
-        through = Endpoint(
-            host=host,
-            port=port or _DEFAULT_PORT,
-            user=user,
+        through = Endpoint.parse(
+            part.strip().removeprefix("ssh://").rstrip("/"),
             use_agent=True,
             known_hosts=endpoint.known_hosts,
             connect_timeout_s=endpoint.connect_timeout_s,
             jump=through,
         )
     return through
-
-
-def split_host(text: str) -> tuple[str | None, str, int | None]:
-    """`[user@]host[:port]`, IPv6 addresses in brackets, as user, host and port.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    user, _, rest = text.rpartition("@")
-    host, colon, port = rest, "", ""
-    if rest.startswith("["):
-        host, bracket, tail = rest[1:].partition("]")
-        colon, port = tail[:1], tail[1:]
-        if not bracket or colon not in ("", ":"):
-            raise ConfigError(f"not a host: {text!r}")
-    elif rest.count(":") == 1:
-        host, colon, port = rest.partition(":")
-    if not host or (colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise ConfigError(f"not a host: {text!r}")
-    return user or None, host, int(port) if port else None
 
 
 def _expand(names: Iterable[str]) -> tuple[Path, ...]:

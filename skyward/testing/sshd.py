@@ -328,7 +328,7 @@ class SSHServer:
         if process is None:
             return []
         try:
-            return psutil.Process(process.pid).children(recursive=True)
+            return list(psutil.Process(process.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
 
