@@ -230,11 +230,17 @@ class Sequel(Flight):
         self.awaited = 0
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
-    def start(self) -> Iterator[Any]:
+    def start(self) -> None:
         self._feed()
-        return self._drain()
 
-    def _drain(self) -> Iterator[Any]:
+    def wait(self) -> None:
+        """Until every task is through, or the group was aborted."""
+        with self.changed:
+            while self.unfinished and self.failure is None:
+                self.changed.wait()
+
+    def results(self) -> Iterator[Any]:
+        """One by one; raises a failure at its place. Closing the iterator cancels what has not started."""
         try:
             for index in range(self.handed):
                 outcome = self._wait_for(index)
@@ -280,7 +286,7 @@ class SequelSink:
         with flight.changed:
             flight.unfinished -= 1
             flight.outcomes[place] = outcome
-            if place == flight.awaited:
+            if place == flight.awaited or not flight.unfinished:
                 flight.changed.notify_all()
 
 

@@ -57,6 +57,8 @@ POLL_S = 2.0
 CLOSE_S = 10.0
 """How long farewells may take, over all nodes, seconds."""
 TAIL_LINES = 50
+REPLACEMENTS = 3
+"""Lost machines that are replaced, for each node the pool was asked for."""
 HEAD_PORT = 29500
 """Where the head listens for its peers; what torchrun and others use."""
 
@@ -116,6 +118,8 @@ class Fleet:
         """Providers that were asked to launch and never answered: something may run that we do not know of."""
         self._began = time.monotonic()
         self._seen: dict[str, tuple[float, dict[str, Instance]]] = {}
+        self._past: list[Node] = []
+        self._replaced = 0
         self._told_peers: tuple[Peer, ...] = ()
         self._head_port = 0
         self._ending = threading.Lock()
@@ -471,10 +475,59 @@ class Fleet:
             node.ended_at = time.monotonic()
             self.order.emit(InstanceTerminated(instance=node.instance, node=node.index))
 
+    # -- what became of them -------------------------------------------------------------------------------------
+
+    def lose(self, index: int, *, replace_it: bool) -> None:
+        """A node does not come back: its machine is ended and, if wished, another one takes its place."""
+        node = next((one for one in self.nodes if one.index == index and one.ended_at is None), None)
+        if node is None or node.link is None or not node.link.is_closed or self._is_stopping:
+            return
+        node.is_ready = False
+        threading.Thread(
+            target=self._replace if replace_it else self._give_back,
+            args=(node,),
+            name=f"skyward-replace-n{index}",
+            daemon=True,
+        ).start()
+
+    def _give_back(self, node: Node) -> None:
+        try:
+            self._terminate(node.provider, [node])
+        except ProviderError as problem:
+            self.order.emit(WarningRaised(message=f"{node.instance.id} could not be ended yet: {problem}"))
+
+    def _replace(self, node: Node) -> None:
+        self._give_back(node)
+        if self._replaced >= REPLACEMENTS * self.order.plan.nodes:
+            self.order.emit(WarningRaised(message=f"node {node.index} is not replaced: too many were lost"))
+            return
+        self._replaced += 1
+        try:
+            (instance,) = self._launch(node.instance.offer, 1)
+        except (SkywardError, ValueError) as error:
+            self.order.emit(WarningRaised(message=f"node {node.index} could not be replaced: {error}"))
+            return
+        successor = Node(node.index, instance, node.provider)
+        with self._changed:
+            self.nodes[self.nodes.index(node)] = successor
+            self._past.append(node)
+        self.order.emit(InstanceLaunched(instance=instance, node=node.index))
+        self._bring_up(successor)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether some node runs tasks, or will."""
+        return any(node.ended_at is None and node.error is None for node in self.nodes)
+
+    @property
+    def is_home(self) -> bool:
+        """Whether every node is this machine."""
+        return all(node.link is None or node.link.endpoint.kind == "local" for node in self.nodes)
+
     @property
     def usd(self) -> float | None:
         """What all machines have cost so far; None where a price is unknown."""
-        parts = [node.usd for node in self.nodes]
+        parts = [node.usd for node in [*self._past, *self.nodes]]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 

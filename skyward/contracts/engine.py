@@ -33,6 +33,8 @@ class EngineContext:
     should_retry: Callable[[TaskReport], bool | None]
     retries: int = 1
     """How often a lost task is run again."""
+    concurrency: int = 1
+    """Tasks at once per worker, as the pool was asked for."""
     timeout_s: float | None = None
     """Default of each task's wall seconds on the worker."""
     results: str = "any"
@@ -45,6 +47,9 @@ class Engine(ABC):
     """Runs tasks on the nodes of one pool."""
 
     name: ClassVar[str]
+    in_process: ClassVar[bool] = False
+    """Whether tasks run in the client's own process: then nothing is connected or prepared, and nodes are
+    `Instance` values instead of links."""
 
     def __init__(self, context: EngineContext) -> None:
         self.context = context

@@ -1,0 +1,124 @@
+"""From the arguments of a pool to a plan: which providers are meant, what they sell, and what fits best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from skyward.api.options import PoolOptions
+from skyward.contracts.provider import Provider
+from skyward.errors import CredentialsError, NoOfferError
+from skyward.model.offer import Offer
+from skyward.model.plan import Plan
+from skyward.model.requirements import Requirements
+from skyward.plugins import Plugins
+
+HOME = "local"
+"""The provider that is meant when nothing is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A provider that may be asked: its class and the config the user wrote."""
+
+    kind: type[Provider]
+    config: Any
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether its machines are the user's own: nothing is rented, so no catalog knows them."""
+        return self.kind.capabilities.off_means == "nothing"
+
+    def ready(self) -> Provider:
+        """The provider, with its credentials found."""
+        return self.kind.from_env(self.config)
+
+
+def sources(options: PoolOptions, plugins: Plugins) -> tuple[Source, ...]:
+    """The providers that are meant, in order of preference.
+
+    Nothing named and nothing said of machines is this machine; with wishes it is every installed provider that
+    rents machines and whose credentials are found.
+
+    Raises:
+        UnknownProviderError: a name is no installed provider's.
+        CredentialsError: nothing was named, and no provider has credentials.
+    """
+    if options.providers:
+        return tuple(_source(provider, plugins) for provider in options.providers)
+    if not options.wants_hardware:
+        return (_source(HOME, plugins),)
+    rented = [source for name in plugins.providers() if not (source := _source(name, plugins)).is_owned]
+    return _with_credentials(rented)
+
+
+def _source(provider: object, plugins: Plugins) -> Source:
+    kind = plugins.provider(provider)
+    if not isinstance(provider, str):
+        return Source(kind, provider)
+    from skyward.config import load_config
+
+    return Source(kind, kind.Config(**load_config().provider(provider)))
+
+
+def _with_credentials(rented: Iterable[Source]) -> tuple[Source, ...]:
+    found, missing = [], []
+    for source in rented:
+        try:
+            source.ready()
+        except CredentialsError as error:
+            missing.append(error)
+        else:
+            found.append(source)
+    if found:
+        return tuple(found)
+    raise CredentialsError(
+        "no provider that rents machines has credentials",
+        facts=[str(error) for error in missing],
+        hints=["skyward check", 'provider="local" runs on this machine'],
+    )
+
+
+def plan_pool(options: PoolOptions, asked: Iterable[Source], plugins: Plugins) -> Plan:
+    """What the pool would rent, and why nothing else. Reads the catalog; rents nothing."""
+    from skyward.api.prices import plan_from_catalog, regions_of, strategy_of
+    from skyward.planner import make_plan
+
+    asked = tuple(asked)
+    configs = {source.name: source.config for source in asked}
+    requirements = replace(
+        options.requirements, providers=tuple(configs), provider_regions=regions_of(configs.items())
+    )
+    if not any(source.is_owned for source in asked):
+        return plan_from_catalog(requirements, options.selection, plugins=plugins, configs=configs)
+    offers = _owned(asked)
+    plugins.modify_offers(offers, requirements)
+    if not all(source.is_owned for source in asked):
+        offers += _on_sale(requirements, asked, plugins)
+    strategy = strategy_of(options.selection, plugins, configs)
+    return make_plan(requirements, offers, strategy, registry=plugins.accelerators())
+
+
+def _owned(asked: Iterable[Source]) -> list[Offer]:
+    return [offer for source in asked if source.is_owned for offer in source.ready().offers()]
+
+
+def _on_sale(requirements: Requirements, asked: Iterable[Source], plugins: Plugins) -> list[Offer]:
+    """Everything that the providers that rent machines sell, whether it fits or not."""
+    from skyward.api.prices import plan_from_catalog
+
+    rented = tuple(source.name for source in asked if not source.is_owned)
+    plan = plan_from_catalog(replace(requirements, providers=rented), plugins=plugins, explain=True)
+    return [*plan.ranked, *(refusal.offer for refusal in plan.refused)]
+
+
+def nothing_fits(plan: Plan, plugins: Plugins) -> NoOfferError:
+    """The error for a plan that chose nothing."""
+    from skyward.advice import no_offer
+
+    return no_offer(plan, registry=plugins.accelerators())
