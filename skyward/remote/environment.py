@@ -8,6 +8,7 @@ its answers into values and errors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -205,8 +206,9 @@ class _Preparation:
         watch.daemon = True
         watch.start()
         try:
-            stream.write(head)
-            stream.write(uv)
+            with contextlib.suppress(ConnectionLost):  # what broke shows when its answers are read
+                stream.write(head)
+                stream.write(uv)
             for message in _messages(stream.read):
                 if message["event"] != "step":
                     return message

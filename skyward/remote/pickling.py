@@ -23,7 +23,7 @@ Judge = Callable[[Any], bool]
 
 LIMIT_S = 5.0
 """When the search stops and names what it has found so far."""
-LIMIT_DEPTH = 200
+LIMIT_PARTS = 1000
 _SHOWN_STEPS = 24
 """A longer path is shown without its middle."""
 
@@ -46,7 +46,7 @@ def explain_unpicklable(value: Any, label: str = "", *, can_pickle: Judge | None
     """
     search = _Search(can_pickle or _can_pickle)
     steps, culprit, reason = search.run(value)
-    is_named = isinstance(value, types.FunctionType) and label in ("", value.__name__, value.__qualname__)
+    is_named = type(value) is types.FunctionType and label in ("", value.__name__, value.__qualname__)
     path = [*([] if is_named and steps else [label] if label else []), *steps, reason or type_name(culprit)]
     if len(path) > _SHOWN_STEPS:
         half = _SHOWN_STEPS // 2
@@ -56,9 +56,10 @@ def explain_unpicklable(value: Any, label: str = "", *, can_pickle: Judge | None
 
 def type_name(value: Any) -> str:
     """`_thread.lock` for a lock, `generator` for a generator, `class m.C` for a class."""
-    kind = value if isinstance(value, type) else type(value)
+    is_class = issubclass(type(value), type)
+    kind = value if is_class else type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return ("class " if isinstance(value, type) else "") + module + _short(kind.__qualname__)
+    return ("class " if is_class else "") + module + _short(kind.__qualname__)
 
 
 def _short(qualname: str) -> str:
@@ -98,27 +99,41 @@ class _Search:
         self._seen: dict[int, Any] = {}  # the parts are held, so that no other object gets their id
 
     def run(self, value: Any) -> tuple[list[str], Any, str]:
-        """Steps to the culprit, the culprit, and a reason where its type does not say it all."""
-        steps: list[str] = []
-        for _ in range(LIMIT_DEPTH):
+        """Steps to the culprit, the culprit, and a reason where its type does not say it all.
+
+        A part may be to blame only because it leads back to where the search came from; then the search
+        turns round and takes the next one.
+        """
+        way: list[tuple[Steps, Any]] = [((), value)]
+        dead_end = way.copy()
+        for _ in range(LIMIT_PARTS):
+            value = way[-1][1]
             self._seen[id(value)] = value
             try:
                 found = self._first_to_blame(value)
             except RecursionError:
-                return steps, value, f"{type_name(value)}, nested too deeply"
-            if found is None:
+                return _joined(way), value, f"{type_name(value)}, nested too deeply"
+            if found is not None:
+                way.append(found)
+            elif not self._leads_back(value):
+                return _joined(way), value, ""
+            else:
+                dead_end = max(dead_end, way.copy(), key=len)
+                way.pop()
+            if not way:
                 break
-            more, value = found
-            steps += more
-        return steps, value, ""
+        return _joined(dead_end), dead_end[-1][1], ""
 
     def _first_to_blame(self, value: Any) -> tuple[Steps, Any] | None:
-        """The first part that cannot be pickled by itself; None when it is the value's own fault."""
+        """The first part, not seen before, that cannot be pickled by itself."""
         for parts, steps in _groups(value):
             index = self._find(parts)
             if index is not None:
                 return steps(index), parts[index]
         return None
+
+    def _leads_back(self, value: Any) -> bool:
+        return any(id(part) in self._seen for parts, _ in _groups(value) for part in parts)
 
     def _find(self, parts: list[Any]) -> int | None:
         """Index of a part that cannot be pickled: halves the parts until one is left."""
@@ -134,6 +149,10 @@ class _Search:
         return self._can_pickle(parts[which[0]] if len(which) == 1 else [parts[i] for i in which])
 
 
+def _joined(way: list[tuple[Steps, Any]]) -> list[str]:
+    return [step for steps, _ in way for step in steps]
+
+
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray))
 
 
@@ -142,10 +161,10 @@ _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray
 
 def _groups(value: Any) -> Iterator[Group]:
     for kind, groups in _KINDS:
-        if isinstance(value, kind):
+        if issubclass(type(value), kind):  # a value may lie about its __class__, or fail to tell
             yield from groups(value)
             break
-    if type(value) not in _COMPLETE and not isinstance(value, type):
+    if type(value) not in _COMPLETE and not issubclass(type(value), type):
         yield from _object_groups(value)
 
 
@@ -306,7 +325,9 @@ def _argument_steps(value: Any, index: int, part: Any) -> Steps:
 
 def _visible(value: Any) -> Iterator[tuple[str, Any]]:
     """Attributes that are stored, not computed: those in `__dict__` and in slots."""
-    yield from getattr(value, "__dict__", {}).items()
+    attributes = _attribute(value, "__dict__")
+    if isinstance(attributes, dict):
+        yield from attributes.items()
     for kind in type(value).__mro__:
         for name, member in vars(kind).items():
             if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):
