@@ -117,18 +117,19 @@ def _end(stage: Stage, nearest: Refusal | None, others: Sequence[Offer], *, amon
         return f"the {which}{those} {nearest.detail}"
     none = f"{'none of those' if among else 'no offer'} {_singular(stage.wish)}"
     if others and stage.constraint in _FEW:
-        return f"{none} (they are {_listed(map(_FEW[stage.constraint], others))})"
+        preposition, of = _FEW[stage.constraint]
+        return f"{none} (they are {preposition}{_listed(map(of, others))})"
     return none
 
 
-_FEW: dict[str, Callable[[Offer], str]] = {
-    "provider": lambda offer: f"from {offer.provider}",
-    "architecture": lambda offer: offer.architecture,
-    "region": lambda offer: f"in {offer.region}",
-    "zone": lambda offer: f"in {offer.zone or offer.region}",
-    "allocation": lambda offer: f"sold as {offer.pricing}",
+_FEW: dict[str, tuple[str, Callable[[Offer], str]]] = {
+    "provider": ("from ", lambda offer: offer.provider),
+    "architecture": ("", lambda offer: offer.architecture),
+    "region": ("in ", lambda offer: offer.region),
+    "zone": ("in ", lambda offer: offer.zone or offer.region),
+    "allocation": ("sold as ", lambda offer: offer.pricing),
 }
-"""Constraints whose alternatives are few enough to be told."""
+"""Constraints whose alternatives are few enough to be told: a preposition, and what an offer is instead."""
 
 
 def _listed(words: Iterable[str], limit: int = 3) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from skyward.contracts.strategy import Strategy
 from skyward.errors import ConfigError, PluginError
 from skyward.model.accelerator import default_registry
+from skyward.model.money import format_usd
 from skyward.model.offer import Offer
 from skyward.model.plan import Plan, Refusal, is_interruptible, spot_nodes
 from skyward.model.requirements import Requirements
@@ -153,8 +154,8 @@ class Candidate:
 
 def by_price(offer: Offer, requirements: Requirements) -> tuple[bool, float, bool]:
     """A sort key: the price of all nodes; unknown prices last; at one price, machines that stay before spot."""
-    price = offer.usd_per_hour or 0.0
-    return (not price, price * requirements.nodes_of(offer), is_interruptible(offer))
+    price = offer.price
+    return (price is None, (price or 0.0) * requirements.nodes_of(offer), is_interruptible(offer))
 
 
 # -- constraints -----------------------------------------------------------------------------------------------
@@ -288,7 +289,11 @@ def _architecture(asked: _Asked) -> _Check | None:
     wanted = asked.requirements.architecture
     if wanted is None:
         return None
-    return lambda offer: None if offer.architecture == wanted else _Failure(f"is {offer.architecture}")
+    same = {wanted, *_OTHER_NAMES.get(wanted, ())}
+    return lambda offer: None if offer.architecture in same else _Failure(f"is {offer.architecture}")
+
+
+_OTHER_NAMES = {"x86_64": ("amd64",), "arm64": ("aarch64",)}
 
 
 def _cpu(asked: _Asked) -> _Check | None:
@@ -390,7 +395,7 @@ def _price(asked: _Asked) -> _Check | None:
     wants = asked.requirements
     if not asked.strategy.needs_price and wants.max_price is None and wants.max_cost is None:
         return None
-    return lambda offer: None if offer.usd_per_hour else _Failure("has no known price")
+    return lambda offer: None if offer.price is not None else _Failure("has no known price")
 
 
 def _max_price(asked: _Asked) -> _Check | None:
@@ -399,8 +404,8 @@ def _max_price(asked: _Asked) -> _Check | None:
         return None
 
     def check(offer: Offer) -> _Failure | None:
-        over = (offer.usd_per_hour or 0.0) - limit
-        return None if over <= 0 else _Failure(f"is ${offer.usd_per_hour:.2f}/h, over {limit:.2f}", over)
+        over = (offer.price or 0.0) - limit
+        return None if over <= 0 else _Failure(f"is {format_usd(offer.price)}/h, over {limit:.2f}", over)
 
     return check
 
@@ -414,7 +419,7 @@ def _max_cost(asked: _Asked) -> _Check | None:
 
     def check(offer: Offer) -> _Failure | None:
         nodes = wants.nodes_of(offer)
-        least = (offer.usd_per_hour or 0.0) * nodes * SHORTEST_USE_S / 3600
+        least = (offer.price or 0.0) * nodes * SHORTEST_USE_S / 3600
         if least <= limit:
             return None
         minutes = limit / least * SHORTEST_USE_S / 60
@@ -453,13 +458,31 @@ A share of spot adds one last check, under `allocation`: a machine must be sold 
 """
 
 
+_SIZES = frozenset(
+    (
+        "accelerator",
+        "fraction",
+        "accelerator_count",
+        "accelerator_memory",
+        "mig",
+        "architecture",
+        "cpu",
+        "memory",
+    )
+)
+"""What is taken on trust of the user's own machines, of which nothing is known before they are reached."""
+
+
 def _checks(asked: _Asked) -> list[tuple[str, _Check]]:
     built = [(name, build(asked)) for name, build in CONSTRAINTS]
     return [(name, check) for name, check in built if check is not None]
 
 
 def _first_failure(offer: Offer, checks: Sequence[tuple[str, _Check]]) -> Refusal | None:
+    is_unknown = offer.is_owned and not offer.vcpus
     for name, check in checks:
+        if (is_unknown and name in _SIZES) or (offer.is_owned and name == "allocation"):
+            continue
         failure = check(offer)
         if failure is not None:
             return Refusal(offer=offer, constraint=name, detail=failure.detail, short_by=failure.short_by)

@@ -170,7 +170,7 @@ def plan_from_catalog(
     with _opened(catalog) as store:
         requirements = _meant(store, requirements)
         for query in _widening(requirements, registry, max_age_s, explain):
-            found = [*also, *store.offers(query)]
+            found = [*(replace(offer, is_owned=True) for offer in also), *store.offers(query)]
             plugins.modify_offers(found, requirements)
             made = make_plan(requirements, found, strategy, registry=registry)
             if made.chosen is not None:

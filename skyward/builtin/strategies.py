@@ -64,12 +64,12 @@ def _price(offers: Sequence[Offer], requirements: Requirements) -> Callable[[Off
 
     def key(offer: Offer) -> Price:
         nodes = requirements.nodes_of(offer)
-        price, spot = offer.usd_per_hour or 0.0, offer.pricing in ("spot", "interruptible")
+        price, spot = offer.price or 0.0, offer.pricing in ("spot", "interruptible")
         total = price * nodes
         if share is not None and spot:
             some = int(share * nodes + 0.5)
             total = price * some + on_demand.get(_machine(offer), price) * (nodes - some)
-        return (share is not None and not spot, not price, total, spot)
+        return (share is not None and not spot, offer.price is None, total, spot)
 
     return key
 

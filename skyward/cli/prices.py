@@ -249,17 +249,19 @@ def nothing(catalog: Catalog, wants: Requirements, query: OfferQuery) -> NoOffer
     from skyward.advice import in_words
 
     stages = _stages(catalog, wants, query)
-    eased = {stage.constraint: _eased(catalog, wants, query, stage.constraint) for stage in stages}
-    last = stages[-1] if stages else None
     fact = "the catalog has no offers"
-    if last is not None:
-        offers = eased[last.constraint]
-        fact = in_words(stages, _miss(wants, offers, last.constraint), offers)
-    options = _options(wants, eased)
+    if stages:
+        last = stages[-1].constraint
+        missed = _ask(catalog, _without(query, _from(query, last)), last, query)
+        fact = in_words(stages, _miss(wants, missed, last), missed)
+    options = _options(catalog, wants, query, [stage.constraint for stage in stages])
+    hints = [f"relax one: {' | '.join(options)}"] if options else []
+    if not options and wants.accelerator is not None:
+        hints = [f"skyward accelerators {wants.accelerator.name}"]
     return NoOfferError(
         "nothing matches",
         facts=[fact],
-        hints=[f"relax one: {' | '.join(options)}"] if options else [],
+        hints=hints,
         exit_code=ExitCode.NOTHING_SELECTED,
     )
 
@@ -284,45 +286,64 @@ _OWN_WISHES = {
 }
 """Wishes that only queries have, in words."""
 
+_OWN_CHANGES = {"availability": "without --available", "accelerator_memory": "without --vram"}
+"""How they are given up."""
 
-def _options(wants: Requirements, eased: Mapping[str, list[Offer]]) -> list[str]:
+
+def _options(
+    catalog: Catalog, wants: Requirements, query: OfferQuery, constraints: Sequence[str]
+) -> list[str]:
+    """What to relax, as options: one wish where that helps, else one wish and the price together."""
+    options = [_option(catalog, wants, query, (name,)) for name in reversed(constraints)]
+    if not any(options) and query.max_price is not None:
+        options = [_option(catalog, wants, query, (name, "max_price")) for name in reversed(constraints)]
+    return list(dict.fromkeys(option for option in options if option))
+
+
+def _option(catalog: Catalog, wants: Requirements, query: OfferQuery, eased: tuple[str, ...]) -> str | None:
     from skyward.advice import change_in_words
 
-    options = []
-    for constraint, offers in reversed(list(eased.items())):
-        change = change_in_words(constraint, wants, offers[0]) if offers else None
-        if change is not None:
-            price = offers[0].usd_per_hour
-            known = price is not None and "--max-price" not in change
-            options.append(f"{change} (from {format_usd(price)}/h)" if known else change)
-    return list(dict.fromkeys(options))
-
-
-def _eased(catalog: Catalog, wants: Requirements, query: OfferQuery, constraint: str) -> list[Offer]:
-    """Offers that fail nothing but one wish: the nearest ones first, then the cheapest."""
-    if constraint == "accelerator" and wants.accelerator is not None:
-        return _akin(catalog, wants, query)
-    if constraint not in _FIELDS:
-        return []
-    field, nothing, nearest = _FIELDS[constraint]
-    low = getattr(getattr(query, field), "low", None)
-    sort = (f"{'-' if low is not None else ''}{nearest}", "usd_per_hour") if nearest else ("usd_per_hour",)
-    return _ask(catalog, query, sort=sort, **{field: nothing})
+    if eased[0] == "accelerator":
+        found = _akin(catalog, wants, _without(query, eased[1:]))
+    else:
+        found = _ask(catalog, _without(query, eased), eased[0], query)
+    changes = [_OWN_CHANGES.get(name) or change_in_words(name, wants, found[0]) for name in eased if found]
+    if not changes or None in changes:
+        return None
+    price = found[0].usd_per_hour
+    text = " ".join(map(str, changes))
+    return text if price is None or "max_price" in eased else f"{text} (from {format_usd(price)}/h)"
 
 
 def _akin(catalog: Catalog, wants: Requirements, query: OfferQuery) -> list[Offer]:
     from skyward.advice import akin
 
-    assert wants.accelerator is not None
-    for names in akin(wants.accelerator, default_registry()):
-        if found := _ask(catalog, query, accelerators=tuple(sorted(names))):
+    for names in akin(wants.accelerator, default_registry()) if wants.accelerator else ():
+        found = _ask(catalog, replace(query, accelerators=tuple(sorted(names))), "accelerator", query)
+        if found:
             return found
     return []
 
 
-def _ask(catalog: Catalog, query: OfferQuery, **fields: Any) -> list[Offer]:
-    usual = {"sort": ("usd_per_hour",), "group_by": (), "columns": (), "limit": 100, "max_age_s": None}
-    return catalog.offers(replace(query, **{**usual, **fields}))
+def _from(query: OfferQuery, constraint: str) -> tuple[str, ...]:
+    """This wish and those that are looked at after it."""
+    from skyward.catalog.query import clauses
+
+    names = [clause.name for clause in clauses(query)]
+    return tuple(names[names.index(constraint) :])
+
+
+def _without(query: OfferQuery, constraints: Sequence[str]) -> OfferQuery:
+    given_up = dict(_FIELDS[name][:2] for name in constraints if name in _FIELDS)
+    return replace(query, **given_up, group_by=(), columns=(), limit=200, max_age_s=None)
+
+
+def _ask(catalog: Catalog, query: OfferQuery, constraint: str, before: OfferQuery) -> list[Offer]:
+    """What a query answers once `constraint` is given up: the nearest first, then the cheapest."""
+    field, _, nearest = _FIELDS.get(constraint, ("", None, ""))
+    low = getattr(getattr(before, field, None), "low", None)
+    near = (f"{'' if low is None else '-'}{nearest}",) if nearest else ()
+    return catalog.offers(replace(query, sort=(*near, "usd_per_hour")))
 
 
 _FIELDS: dict[str, tuple[str, Any, str]] = {

@@ -184,7 +184,8 @@ def table_lines(
 ) -> tuple[list[str], list[str]]:
     """The lines of a table, header first, and the titles of the columns that did not fit into `width`."""
     cells = [[column.title, *(console.one_line(column.text(row)) for row in rows)] for column in columns]
-    shown = _fitting(columns, cells, width)
+    told = [n for n, column in enumerate(columns) if column.weight == 9 or _says_something(cells[n])]
+    shown = _fitting(columns, cells, told, width)
     widths = {number: max(map(len, cells[number])) for number in shown}
     if width is not None:
         _squeeze(widths, columns, width)
@@ -192,12 +193,14 @@ def table_lines(
         "  ".join(_aligned(cells[n][line], widths[n], columns[n].right) for n in shown).rstrip()
         for line in range(len(rows) + 1)
     ]
-    return lines, [column.title for number, column in enumerate(columns) if number not in shown]
+    return lines, [columns[number].title for number in told if number not in shown]
 
 
-def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int | None) -> list[int]:
-    """Places of the columns to show. An empty column says nothing and leaves too."""
-    shown = [n for n, column in enumerate(columns) if column.weight == 9 or _says_something(cells[n])]
+def _fitting(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], told: Sequence[int], width: int | None
+) -> list[int]:
+    """Places of the columns to show, out of those that say something."""
+    shown = list(told)
     while width is not None and _total(cells, shown) > width:
         lightest = min(shown, key=lambda n: (columns[n].weight, -n))
         if columns[lightest].weight == 9:

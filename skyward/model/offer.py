@@ -51,3 +51,11 @@ class Offer:
     quality: Quality = "exact"
     details: dict[str, Any] = field(default_factory=dict, compare=False)
     """What the provider needs to launch exactly this offer (an ask id, a size slug); plain data."""
+    is_owned: bool = False
+    """One of the user's own machines: it costs nothing, and a size of 0 vCPUs means that nothing is known of it."""
+
+    @property
+    def price(self) -> float | None:
+        """US dollars per hour that may be compared and added up; None where unknown. Zero is a missing price,
+        except for the user's own machines."""
+        return 0.0 if self.is_owned else self.usd_per_hour or None

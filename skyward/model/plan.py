@@ -48,9 +48,9 @@ class Plan:
         """US dollars per hour of all nodes when `offer` is launched; None where a price is unknown."""
         total = 0.0
         for machine, count in self.machines(offer):
-            if not machine.usd_per_hour:
+            if machine.price is None:
                 return None
-            total += machine.usd_per_hour * count
+            total += machine.price * count
         return round(total, 6)
 
     def machines(self, offer: Offer) -> tuple[tuple[Offer, int], ...]:
