@@ -1,1 +1,16 @@
-"""AWS EC2 as a provider of Skyward."""
+"""AWS EC2 as a provider of Skyward: `sky.AWS(region="us-east-1")`, or "aws"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from skyward import Provider, hookimpl
+from skyward_aws.config import AWS
+from skyward_aws.provider import AWSProvider
+
+__all__ = ["AWS", "AWSProvider"]
+
+
+@hookimpl
+def skyward_providers() -> Iterable[type[Provider]]:
+    return [AWSProvider]
