@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -303,22 +303,24 @@ def _from_file(
 ) -> Iterator[tuple[KeyPath, Setting]]:
     text = path.read_text(errors="replace")
     root = ("tool", "skyward") if path.name == "pyproject.toml" else ()
-    for key, value in _leaves(document):
+
+    def origin(key: KeyPath) -> str:
         line = _line(text, (*root, *key))
-        origin = f"{path}:{line}" if line else str(path)
+        return f"{path}:{line}" if line else str(path)
+
+    for key, value in _leaves(document):
         if is_project:
-            _refuse_secret(key, origin)
-        yield key, Setting(_checked(key, value, origin, from_text=False), origin)
+            _refuse_secret(key, origin(key), "in a project file")
+        yield key, Setting(_checked(key, value, origin, from_text=False), origin(key))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, Setting]]:
     for name in sorted(name for name in environ if name.startswith("SKYWARD_") and name not in _NOT_SETTINGS):
-        value = environ[name]
-        key = _key_of_variable(name)
+        value, key = environ[name], _key_of_variable(name)
         if key is None or not value:
             continue
         if name in _FLAT:
-            value = "false" if value.strip().lower() not in ("0", "false", "no") else "true"
+            value = "true" if value.strip().lower() in ("0", "false", "no") else "false"
         yield key, Setting(_checked(key, value, f"${name}", from_text=True), f"${name}")
 
 
@@ -342,21 +344,22 @@ def _key_of_variable(name: str) -> KeyPath | None:
 
 
 def _from_options(options: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Setting]]:
-    for key, value in options.items():
-        path = split_key(key)
-        if len(path) == 1 and path != ("plugins",):
-            path = ("defaults", *path)
-        origin = f"-o {key}={value}"
-        _refuse_secret(path, f"-o {key}")
-        is_text = isinstance(value, str)
-        value = _toml_value(value) if is_text else value
+    for name, given in options.items():
+        above = _key_of_option(name)
+        value = _toml_value(given) if isinstance(given, str) else given
         for below, leaf in _leaves(value) if isinstance(value, dict) else [((), value)]:
-            yield (
-                (*path, *below),
-                Setting(
-                    _checked((*path, *below), leaf, f"-o {key}", from_text=isinstance(leaf, str)), origin
-                ),
-            )
+            key, origin = (*above, *below), f"-o {name}"
+            _refuse_secret(key, origin, "on the command line")
+            checked = _checked(key, leaf, origin, from_text=isinstance(leaf, str))
+            yield key, Setting(checked, f"{origin}={given}")
+
+
+def _key_of_option(name: str) -> KeyPath:
+    """A bare key is one of `[defaults]`."""
+    key = split_key(name)
+    if not key or not all(key):
+        raise ConfigError(f"-o takes key=value, and {name!r} is no key", hints=["skyward config show"])
+    return key if len(key) > 1 or key == ("plugins",) else ("defaults", *key)
 
 
 def _toml_value(text: str) -> Any:
@@ -395,43 +398,40 @@ def is_secret(key: KeyPath) -> bool:
     return bool(_SECRET.search(key[-1]))
 
 
-def _refuse_secret(key: KeyPath, origin: str) -> None:
+def _refuse_secret(key: KeyPath, origin: str, where: str) -> None:
     if not is_secret(key):
         return
-    where = "on the command line" if origin.startswith("-o") else "in a project file"
     raise ConfigError(
         f"{origin}: {join_key(key)!r} looks like a secret; secrets do not belong {where}",
         hints=[
-            "set the provider's own environment variable (`skyward providers` lists them)",
-            "or put it into your own config.toml (`skyward config path` shows where)",
+            "set the provider's own environment variable (`skyward providers` says which)",
+            "or put it into your own config.toml (`skyward config path` says where)",
         ],
         key=join_key(key),
     )
 
 
-def _checked(key: KeyPath, value: Any, origin: str, *, from_text: bool) -> Any:
+def _checked(key: KeyPath, value: Any, origin: str | Callable[[KeyPath], str], *, from_text: bool) -> Any:
+    """The value as its key wants it. `origin` says where it was said, or where any key was."""
     from skyward import config_schema as schema
 
+    def at(where: KeyPath) -> str:
+        return origin if isinstance(origin, str) else origin(where)
+
+    name = join_key(key)
     try:
         kind = schema.type_of(key)
-    except schema.UnknownKey as error:
-        raise unknown_option(error.table, error.key, error.known, origin) from None
-    except schema.IsTable:
-        raise ConfigError(f"{origin}: {join_key(key)!r} is a table, not a value", key=join_key(key)) from None
-    try:
         value = schema.converted(value, kind, from_text=from_text) if kind is not Any else value
         _check_grammar(key, value)
+    except schema.UnknownKey as error:
+        raise unknown_option(error.table, error.key, error.known, at((*error.table, error.key))) from None
+    except schema.IsTable:
+        raise ConfigError(f"{at(key)}: {name!r} is a table, not a value", key=name) from None
     except ValueError as error:
-        raise ConfigError(
-            f"{origin}: {join_key(key)!r} is {value!r}, not {error}", key=join_key(key), value=value
-        ) from None
+        raise ConfigError(f"{at(key)}: {name!r} is {value!r}, not {error}", key=name, value=value) from None
     except SkywardError as error:
-        raise ConfigError(
-            f"{origin}: {join_key(key)!r}: {error.message}",
-            facts=error.facts,
-            hints=error.hints,
-            key=join_key(key),
-        ) from None
+        message = f"{at(key)}: {name!r}: {error.message}"
+        raise ConfigError(message, facts=error.facts, hints=error.hints, key=name) from None
     return value
 
 

@@ -261,8 +261,17 @@ class Plugins:
         return self._loader.manager.hook
 
     def configure(self, config: Config) -> None:
-        """Shows every plugin the effective configuration."""
-        self._relay("skyward_configure", config=config)
+        """Shows every plugin the effective configuration. A plugin that fails over it is a problem.
+
+        Raises:
+            SkywardError: a plugin refuses the configuration.
+        """
+        try:
+            self._relay("skyward_configure", config=config)
+        except PluginError as error:
+            self._once(
+                self._info(str(getattr(error, "plugin", "?"))), "skyward_configure", error, self._found
+            )
 
     def collect(self, session: Any) -> list[Task]:
         """The tasks plugins add to a run."""
@@ -427,10 +436,12 @@ def _load() -> None:
     with _lock:
         if _current is not None:
             return  # a plugin asks while it is imported (`sky.AWS` in a skyfile): it gets what is there by then
-        configured: Sequence[str] = load_config().get("plugins", ())
+        config = load_config()
+        configured: Sequence[str] = config.get("plugins", ())
         _current = Plugins()
         try:
             _current.load(names=(*configured, *_names))
+            _current.configure(config)
         except BaseException:
             _current = None
             raise

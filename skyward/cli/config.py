@@ -71,11 +71,9 @@ def path(shell: Shell, as_json: bool) -> None:
 def validate(shell: Shell) -> None:
     """Check every file, and that plugins, providers and pools mean something."""
     settings = shell.config
-    found = shell.plugins(strict=True)
-    found.configure(settings)
+    plugins = shell.plugins(strict=True)
     for name in settings.table("providers"):
-        found.provider(name)
-        _check_arguments(settings, name, found.provider(name).Config)
+        _check_arguments(settings, name, plugins.provider(name).Config)
     for name in settings.table("pools"):
         _check_pool(settings, settings.pool(name))
     _check_pool(settings, settings.defaults)
@@ -100,9 +98,10 @@ def effective(settings: Config) -> dict[KeyPath, Setting]:
     """Everything that is set and every built-in default, by key; secrets are masked."""
     import skyward as sky
 
-    built_in = {
+    parameters = signature(sky.ComputePool).parameters
+    built_in: dict[KeyPath, Setting] = {
         ("defaults", name): Setting(_plain(parameter.default), BUILT_IN)
-        for name, parameter in signature(sky.ComputePool).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.default not in (Parameter.empty, None, ())
     }
     everything = {**built_in, **settings.settings}
@@ -136,11 +135,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{join_key((key,))} = {_toml_value(inner)}" for key, inner in value.items())
-            + "}"
-        )
+        pairs = (f"{join_key((str(key),))} = {_toml_value(inner)}" for key, inner in value.items())
+        return f"{{{', '.join(pairs)}}}"
     return str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -79,11 +80,11 @@ DOOR = {
 
 @functools.cache
 def methods_of_plugins_used() -> frozenset[str]:
-    """Names `x` in every `<something with plugins in its name>.x` of the package, `plugins.py` aside."""
-    files = [file for file in SOURCES.rglob("*.py") if file.name not in ("plugins.py", "plugin_loading.py")]
-    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    """Names `x` in every `plugins.x` and `get_plugins().x` of the package, and where loading ends."""
+    nodes = [node for file in SOURCES.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))]
     attributes = (node for node in nodes if isinstance(node, ast.Attribute))
-    return frozenset(node.attr for node in attributes if "plugins" in ast.unparse(node.value))
+    receivers = re.compile(r"(^|[._])(get_|shell\.)?plugins(\(.*\))?$|^_current$")
+    return frozenset(node.attr for node in attributes if receivers.search(ast.unparse(node.value)))
 
 
 def test_every_hook_has_a_method() -> None:
