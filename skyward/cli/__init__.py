@@ -157,11 +157,13 @@ def _load_installed(name: str) -> click.Command:
     from skyward.errors import PluginError
 
     point = _installed_commands()[name]
-    command = point.load()
+    owner = f"command {name!r} of {point.distribution} {point.version}"
+    try:
+        command = point.load()
+    except Exception as error:  # a stranger's module
+        raise PluginError(f"{owner} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(command, click.Command):
-        raise PluginError(
-            f"command {name!r} of {point.distribution} {point.version} is {command!r}, not a click command"
-        )
+        raise PluginError(f"{owner} is {command!r}, not a click command")
     return command
 
 

@@ -46,23 +46,18 @@ def show(shell: Shell, origin: bool, as_json: bool) -> None:
 @pass_shell
 def path(shell: Shell, as_json: bool) -> None:
     """Show which files are read and where Skyward keeps things."""
-    places = shell.config.places
-    user = places.config / "config.toml"
-    files = [*shell.config.files, *([] if user in shell.config.files else [user])]
-    directories = {name: getattr(places, name) for name in ("config", "cache", "data", "state")}
+    settings = shell.config
+    user = settings.places.config / "config.toml"
+    files = dict.fromkeys([*settings.files, user])
+    directories = ((name, getattr(settings.places, name)) for name in ("config", "cache", "data", "state"))
+    rows = [*(("file", file) for file in files), *directories]
     if as_json:
-        items = [{"path": str(file), "exists": file.exists()} for file in files]
-        write_json(
-            "skyward.config-path/1",
-            files=items,
-            directories={name: str(where) for name, where in directories.items()},
-        )
+        items = [{"what": what, "path": str(where), "exists": where.exists()} for what, where in rows]
+        write_json("skyward.config-path/1", items=items)
         return
     table = make_table("what", "where", "")
-    for file in files:
-        table.add_row("file", str(file), "" if file.exists() else "(not there)")
-    for name, where in directories.items():
-        table.add_row(name, str(where), "" if where.exists() else "(not there)")
+    for what, where in rows:
+        table.add_row(what, str(where), "" if where.exists() else "(not there)")
     show_table(table)
 
 
