@@ -14,7 +14,7 @@ from typing import Any as _Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "skyward.api.compute": "compute gather PendingCompute PendingGroup",
+    "skyward.api.compute": "Compute PendingCompute PendingGroup compute gather",
     "skyward.api.devices": "current_accelerator is_amd is_nvidia is_trainium",
     "skyward.api.executor": "Executor",
     "skyward.api.instance": "InstanceInfo Peer instance_info",
@@ -30,11 +30,13 @@ _MODULES = {
     "skyward.contracts.step": "Step",
     "skyward.contracts.strategy": "Strategy",
     "skyward.errors": """
-        AcceleratorError ArgumentError AuthenticationError BootstrapError CapacityError CatalogError CleanupError
-        ConfigError ConnectionLost CredentialsError ExitCode GuardError HostKeyError HostUnreachable
-        InstanceDiskFull NoOfferError PluginError ProtocolError ProviderError PythonMismatchError QuotaError
-        RateLimitError RemoteError ResultTooLarge SerializationError SizeError SkywardError TargetError
-        TaskCancelled TaskError TaskLost TaskTimeout TransportError UnknownProviderError UsageError WorkerDied
+        AcceleratorError ArgumentError AuthenticationError BootstrapError CapacityError CatalogError
+        CleanupError ConfigError ConnectionLost CredentialsError DamagedCatalogError ExitCode GuardError
+        HostKeyError HostUnreachable ImplausiblePricesError InstanceDiskFull NoOfferError OutputError
+        PluginError ProtocolError ProviderError PythonMismatchError QueryError QuotaError RateLimitError
+        RemoteError RemoteTraceback ResultTooLarge SerializationError SizeError SkywardError SkywardWarning
+        StalePricesError TargetError TaskCancelled TaskError TaskLost TaskTimeout TransportError
+        UnknownProviderError UsageError WorkerDied
     """,
     "skyward.model.accelerator": "AMD Accelerator AcceleratorSpec NVIDIA accelerators",
     "skyward.model.image": "Image",
@@ -47,6 +49,7 @@ _MODULES = {
     "skyward.model.sizes": "Range",
     "skyward.model.task": "Task TaskOptions",
     "skyward.model.volume": "S3Volume Volume",
+    "skyward.remote.codec": "allow_results_of",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 _WHOLE = {"conc": "skyward.api.conc", "events": "skyward.model.event"}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial, update_wrapper
 from types import CodeType, CoroutineType, FrameType, ModuleType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -219,9 +220,11 @@ class _Unsent:
             f"{self!r} has no truth value: nothing has run yet", hints=["result = call >> pool"]
         )
 
-    def __rand__(self, value: object) -> NoReturn:
-        _settle(self)
-        _refuse_and(value)
+    if not TYPE_CHECKING:  # checkers refuse `value & pending` by themselves
+
+        def __rand__(self, value):
+            _settle(self)
+            _refuse_and(value)
 
     def __reduce__(self) -> NoReturn:
         _settle(self)

@@ -104,6 +104,8 @@ def parse_options(given: Mapping[str, Any]) -> PoolOptions:
         if name not in DEFAULTS:
             checks.problems.append(_unknown(name))
     value = {name: checks.get(name, given.get(name, default), default) for name, default in DEFAULTS.items()}
+    if "nodes" not in given and len(value["provider"]) == 1:
+        value["nodes"] = getattr(value["provider"][0], "default_nodes", value["nodes"])
     checks.also(_contradictions, value)
     checks.end()
     return PoolOptions(

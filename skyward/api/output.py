@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from skyward.api.instance import InstanceInfo, instance_info
 from skyward.errors import ArgumentError
@@ -44,7 +44,7 @@ class Output:
         self._only = only
         self._open: list[ExitStack] = []
 
-    def __call__(self, fn: F) -> F:
+    def __call__(self, fn: F, /) -> F:
         from skyward.api.compute import Compute
 
         if isinstance(fn, Compute):
@@ -81,7 +81,11 @@ class Output:
 class _Silent(Output):
     """`sky.silent`: nobody prints. Works bare and called."""
 
-    def __call__(self, fn: Any = None) -> Any:
+    @overload
+    def __call__(self, fn: F, /) -> F: ...
+    @overload
+    def __call__(self, /) -> Output: ...
+    def __call__(self, fn: Any = None, /) -> Any:
         return _Silent(self._streams, None) if fn is None else super().__call__(fn)
 
 

@@ -298,13 +298,29 @@ class ComputePool(target.Target):
     @overload
     def map(self, fn: Compute[[A, B], R], xs: Iterable[A], ys: Iterable[B], /) -> list[R]: ...
     @overload
-    def map(self, fn: Compute[..., R], /, *iterables: Iterable[Any]) -> list[R]: ...
+    def map(
+        self,
+        fn: Compute[..., R],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+    ) -> list[R]: ...
     @overload
     def map(self, fn: Callable[[A], R], xs: Iterable[A], /) -> list[R]: ...
     @overload
     def map(self, fn: Callable[[A, B], R], xs: Iterable[A], ys: Iterable[B], /) -> list[R]: ...
     @overload
-    def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]: ...
+    def map(
+        self,
+        fn: Callable[..., R],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+    ) -> list[R]: ...
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any]) -> list[Any]:
         """Calls `fn` with one item of each iterable at a time, until the shortest ends; results in order.
 

@@ -6,6 +6,7 @@ its own: reached, bootstrapped, given an environment and workers, and handed to 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -118,6 +119,7 @@ class Fleet:
         """Providers that were asked to launch and never answered: something may run that we do not know of."""
         self._began = time.monotonic()
         self._seen: dict[str, tuple[float, dict[str, Instance]]] = {}
+        self._launches = itertools.count()
         self._past: list[Node] = []
         self._replaced = 0
         self._told_peers: tuple[Peer, ...] = ()
@@ -146,9 +148,19 @@ class Fleet:
         return min(plan.requirements.min_nodes or plan.nodes, plan.nodes)
 
     def _acquire(self) -> None:
-        """Launches in plan order until there are enough machines."""
+        """Launches in plan order until there are enough machines: all, or else at least those that are needed."""
         failures: list[tuple[Offer, ProviderError]] = []
-        for offer, count in self._attempts(failures):
+        for goal in sorted({self.order.plan.nodes, self.needed}, reverse=True):
+            if len(self.nodes) >= self.needed:
+                return
+            failures = self._acquire_until(goal)
+        if len(self.nodes) < self.needed:
+            raise _no_machines(failures, len(self.nodes), self.needed)
+
+    def _acquire_until(self, goal: int) -> list[tuple[Offer, ProviderError]]:
+        """What was in the way where there are fewer machines than `goal` afterwards."""
+        failures: list[tuple[Offer, ProviderError]] = []
+        for offer, count in self._attempts(goal, failures):
             try:
                 for instance in self._launch(offer, count):
                     node = Node(len(self.nodes), instance, self.order.providers[offer.provider])
@@ -156,15 +168,16 @@ class Fleet:
                     self.order.emit(InstanceLaunched(instance=instance, node=node.index))
             except ProviderError as error:
                 failures.append((offer, error))
-        if len(self.nodes) < self.needed:
-            raise _no_machines(failures, len(self.nodes), self.needed)
+        return failures
 
-    def _attempts(self, failures: Sequence[tuple[Offer, ProviderError]]) -> Iterator[tuple[Offer, int]]:
+    def _attempts(
+        self, goal: int, failures: Sequence[tuple[Offer, ProviderError]]
+    ) -> Iterator[tuple[Offer, int]]:
         """What to launch next, as long as machines are missing; reads `failures` as they come."""
         plan = self.order.plan
         for offer in plan.ranked:
             for machine, share in plan.machines(offer):
-                missing = plan.nodes - len(self.nodes)
+                missing = goal - len(self.nodes)
                 if missing <= 0:
                     return
                 if not _is_ruled_out(machine, failures):
@@ -176,7 +189,7 @@ class Fleet:
             raise TaskCancelled("the pool was stopped while it was starting")
         order = self.order
         tags = {"skyward:managed": "true", "skyward:pool": order.pool, "skyward:name": order.name}
-        token = f"{order.pool}-{len(self.nodes)}-{count}"
+        token = f"{order.pool}-{next(self._launches)}"
         request = LaunchRequest(offer=offer, count=count, pool=order.pool, token=token, tags=tags)
         self._doubtful.add(offer.provider)
         try:
@@ -617,7 +630,7 @@ def _no_machines(
     failures: Sequence[tuple[Offer, ProviderError]], launched: int, needed: int
 ) -> ProviderError:
     """One error that tells of every offer that was tried."""
-    if len(failures) == 1 and not launched:
+    if len({str(error) for _, error in failures}) == 1 and not launched:
         return failures[0][1]
     facts = [
         f"{offer.provider} {offer.instance_type} in {offer.region}: {error}" for offer, error in failures
