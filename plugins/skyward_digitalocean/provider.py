@@ -21,6 +21,7 @@ from skyward_digitalocean.config import DigitalOcean
 API: Final = "https://api.digitalocean.com"
 TOKENS: Final = ("DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN")
 """The second is what doctl reads."""
+NOT_YET: Final = "whatever the credentials, this version cannot launch machines there yet"
 
 
 class DigitalOceanProvider(Provider):
@@ -89,7 +90,7 @@ def _find_token(environ: Mapping[str, str]) -> tuple[str, str]:
             return name, token
     raise CredentialsError(
         "digitalocean: credentials not found: set DIGITALOCEAN_TOKEN",
-        facts=[f"{name} is not set" for name in TOKENS],
+        facts=[*(f"{name} is not set" for name in TOKENS), NOT_YET],
         hints=["export DIGITALOCEAN_TOKEN=...  # made at https://cloud.digitalocean.com/account/api/tokens"],
         provider="digitalocean",
     )

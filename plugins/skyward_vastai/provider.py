@@ -21,6 +21,7 @@ from skyward_vastai.config import VastAI
 
 API: Final = "https://console.vast.ai"
 KEY: Final = "VAST_API_KEY"
+NOT_YET: Final = "whatever the credentials, this version cannot launch machines there yet"
 
 
 class VastAIProvider(Provider):
@@ -90,7 +91,7 @@ def _find_key(environ: Mapping[str, str]) -> tuple[str, str]:
             return str(file), _plain(key, str(file))
     raise CredentialsError(
         f"vastai: credentials not found: set {KEY}",
-        facts=[f"{KEY} is not set", *(f"no key in {file}" for file in files)],
+        facts=[f"{KEY} is not set", *(f"no key in {file}" for file in files), NOT_YET],
         hints=["export VAST_API_KEY=...  # made at https://cloud.vast.ai/account/"],
         provider="vastai",
     )

@@ -22,6 +22,7 @@ API: Final = "https://api.verda.com/v1"
 CLIENT: Final = ("VERDA_CLIENT_ID", "VERDA_CLIENT_SECRET")
 PAIR: Final = "VERDA_API_KEY"
 """Both in one, parted by a colon. The API itself knows no single key: it speaks OAuth2 client credentials."""
+NOT_YET: Final = "whatever the credentials, this version cannot launch machines there yet"
 
 
 class VerdaProvider(Provider):
@@ -98,7 +99,7 @@ def _find_client(environ: Mapping[str, str]) -> tuple[str, str, str]:
         )
     raise CredentialsError(
         f"verda: credentials not found: set {' and '.join(CLIENT)}",
-        facts=[f"{' and '.join(CLIENT)} are not set", f"{PAIR} is not set"],
+        facts=[f"{' and '.join(CLIENT)} are not set", f"{PAIR} is not set", NOT_YET],
         hints=[
             "export VERDA_CLIENT_ID=... VERDA_CLIENT_SECRET=...  # made in the console of https://verda.com"
         ],

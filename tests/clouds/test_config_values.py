@@ -196,6 +196,7 @@ def test_without_credentials_the_error_names_every_place_and_a_way_to_get_some(
     error = caught.value
     assert error.message.startswith(f"{provider.name}: credentials not found: set ")
     assert all(name in " ".join(error.facts) for name in READY[provider.name])
+    assert "cannot launch machines there yet" in error.facts[-1]
     assert error.hints
     assert error.exit_code is ExitCode.NO_COMPUTE
 
