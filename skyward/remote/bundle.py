@@ -71,6 +71,10 @@ _LITTER_DIRECTORIES = frozenset(
 )
 _ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
 
+# To git `e/**` is about what lies in `e`, never about `e`; pathspec (1.1) takes `e/` for a match, and we would not
+# look inside. This spelling means the same to both.
+_ABOUT_CONTENT = re.compile(r"/\*\*\s*$")
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # What tasks on an instance may import of Skyward; the rest stays with the client.
@@ -336,7 +340,8 @@ def _read_rules(file: str, base: str) -> Iterator[_Rules]:
 
     try:
         with open(file, encoding="utf-8", errors="surrogateescape") as stream:
-            yield _Rules(os.path.join(base, ""), GitIgnoreSpec.from_lines(stream.read().splitlines()))
+            lines = [_ABOUT_CONTENT.sub("/**/*", line) for line in stream.read().splitlines()]
+            yield _Rules(os.path.join(base, ""), GitIgnoreSpec.from_lines(lines))
     except OSError:
         return
 

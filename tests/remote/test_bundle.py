@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import shutil
@@ -269,6 +270,7 @@ def test_links_that_lead_out_to_secrets_or_in_circles_do_not_travel(project: Pat
     (project / "outdir").symlink_to(tmp_path / "outside")
     (project / "env.txt").symlink_to(".env")
     (project / "pkg" / "round").symlink_to("..", target_is_directory=True)
+    (project / "pkg" / "again").symlink_to("../pkg", target_is_directory=True)
     (project / "dangling").symlink_to("nowhere")
 
     archive = project_archive(project)
@@ -411,7 +413,16 @@ pending.local() if hasattr(pending, "local") else None
 foreign = {m.partition(".")[0] for m in sys.modules} - set(sys.stdlib_module_names) - {"__main__", "skyward", "cloudpickle"}
 assert not foreign, foreign
 """
-    env = {"SKYWARD_INSTANCE_INFO": "{}"}
+    info = {
+        "node": 0,
+        "total_nodes": 1,
+        "worker": 0,
+        "workers_per_node": 1,
+        "job_id": "j",
+        "head_addr": "",
+        "head_port": 0,
+    }
+    env = {"SKYWARD_INSTANCE_INFO": json.dumps(info)}
 
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True

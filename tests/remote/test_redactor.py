@@ -76,6 +76,10 @@ def test_short_values_are_left_alone() -> None:
     assert Redactor(["abc", "", "1"]).redact("abc 1") == "abc 1"
 
 
+def test_a_secret_that_begins_with_another_is_masked_whole() -> None:
+    assert Redactor(["abcd", "abcd-efgh"]).redact("abcd-efgh abcd") == f"{MASK} {MASK}"
+
+
 def test_each_line_of_a_long_secret_is_one_too() -> None:
     secret = "first-line-of-it\nsecond-line-of-it\nend"
 
