@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer, make_key, require_sshd
 
 MakeSSHD = Callable[..., SSHServer]
+MakeChaos = Callable[[SSHServer], ChaosProxy]
+
+_RUN = "RUN_BY_SKYWARD_TESTS"
+_PATIENCE_S = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    """Every process the tests start inherits a mark; whoever still carries it at the end is an error, and is ended."""
+    mark = os.environ[_RUN] = uuid.uuid4().hex
+    yield
+    deadline = time.monotonic() + _PATIENCE_S
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"the tests left processes behind: {left}"
+
+
+def _marked(mark: str) -> dict[int, str]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            pid = int(entry.name)
+            if pid != os.getpid() and f"{_RUN}={mark}".encode() in (entry / "environ").read_bytes():
+                found[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (ValueError, OSError):
+            continue
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +78,19 @@ def sshd_pair(make_sshd: MakeSSHD) -> tuple[SSHServer, SSHServer]:
     return make_sshd(), make_sshd()
 
 
+@pytest.fixture
+def make_chaos() -> Iterator[MakeChaos]:
+    """Networks that misbehave, in front of machines: `make_chaos(sshd)`."""
+    with ExitStack() as stack:
+        yield lambda machine: stack.enter_context(ChaosProxy(machine.address, machine.port))
+
+
+@pytest.fixture
+def chaos(sshd: SSHServer, make_chaos: MakeChaos) -> ChaosProxy:
+    """The network in front of `sshd`; connect to `chaos.endpoint(sshd.endpoint)`."""
+    return make_chaos(sshd)
+
+
 @pytest.fixture(scope="session")
 def _sshd_installed() -> None:
     if os.environ.get("SKYWARD_NO_SSHD") == "1":
@@ -57,8 +104,7 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     for name in [name for name in os.environ if name.startswith(("XDG_", "SKYWARD_"))]:
-        if name != "SKYWARD_NO_SSHD":
-            monkeypatch.delenv(name)
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SKYWARD_HOME", str(home / "skyward"))
     return home

@@ -21,6 +21,8 @@ _PIPE_BYTES = 1 << 20
 _READ_AT_ONCE = 1 << 20
 _PATIENCE_S = 1.0
 """How long a command whose pipes were closed may take to notice, before its process group is ended."""
+_TOGETHER_S = 0.2
+"""How long the end of standard error may come after the end; a daemon left behind may hold it for ever."""
 
 
 class LocalConnection:
@@ -85,7 +87,10 @@ class LocalStream:
 
     def read(self, n: int, /) -> bytes:
         with self._reading:
-            return self._read_from(self._stdout, n)
+            data = self._read_from(self._stdout, n)
+        if not data:
+            self._drain.join(_TOGETHER_S)  # so that what was said on standard error is known too
+        return data
 
     def on_data(self, callback: Callable[[bytes], None]) -> None:
         def pump() -> None:
@@ -131,7 +136,7 @@ class LocalStream:
     def exit_status(self, timeout_s: float = 5.0) -> int | None:
         status = self.wait(timeout_s)
         if status is not None:
-            self._drain.join(min(timeout_s, _PATIENCE_S))  # a daemon it left may hold its standard error
+            self._drain.join(_TOGETHER_S)
         return status
 
     def wait(self, timeout_s: float) -> int | None:

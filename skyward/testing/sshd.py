@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -87,6 +88,7 @@ class SSHServer:
         port: int = _PORT,
     ) -> None:
         self.isolated = can_isolate() if isolated is None else isolated
+        self.hostname = socket.gethostname()
         self.user = user or getpass.getuser()
         self.port = port
         self.address = address or ""
@@ -115,6 +117,8 @@ class SSHServer:
         self.directory = Path(tempfile.mkdtemp(prefix="skyward-machine-"))
         self.directory.chmod(0o755)
         self.name = self.directory.name
+        if self.isolated:
+            self.hostname = f"machine-{secrets.token_hex(4)}"
         try:
             self._write_files()
             self._boot()
@@ -363,10 +367,13 @@ class SSHServer:
         if not hasattr(self, "name"):
             return
         if self._init is not None:
-            _kill(self._init_pid)
-            self._init.wait(_STOP_S)  # the kernel lets init end only after everything else in its namespace
+            if self._init_pid:
+                _kill(self._init_pid)
+                self._init.wait(
+                    _STOP_S
+                )  # the kernel lets init end only after everything else in its namespace
             _end(self._init)
-            self._init = None
+            self._init, self._init_pid = None, 0
         deadline = time.monotonic() + _STOP_S
         while left := self.processes():
             for process in left:
