@@ -60,7 +60,8 @@ def funnel(plan: Plan) -> tuple[Stage, ...]:
     `left` of the last one is the number of offers that fit.
     """
     refused = Counter(refusal.constraint for refusal in plan.refused)
-    left = len(plan.ranked) + len(plan.refused)
+    refused.update(plan.unlisted)
+    left = plan.considered
     stages = []
     for name, _ in CONSTRAINTS:
         if refused[name]:

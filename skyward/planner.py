@@ -405,7 +405,9 @@ def _max_price(asked: _Asked) -> _Check | None:
 
     def check(offer: Offer) -> _Failure | None:
         over = (offer.price or 0.0) - limit
-        return None if over <= 0 else _Failure(f"is {format_usd(offer.price)}/h, over {limit:.2f}", over)
+        return (
+            None if over <= 0 else _Failure(f"is {format_usd(offer.price)}/h, over {format_usd(limit)}", over)
+        )
 
     return check
 
@@ -424,7 +426,8 @@ def _max_cost(asked: _Asked) -> _Check | None:
             return None
         minutes = limit / least * SHORTEST_USE_S / 60
         return _Failure(
-            f"spends {limit:.2f} on {nodes} in {minutes:.1f} min, before it is prepared", least - limit
+            f"spends {format_usd(limit)} on {nodes} in {minutes:.1f} min, before it is prepared",
+            least - limit,
         )
 
     return check

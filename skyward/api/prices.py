@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skyward.catalog.result import Result
     from skyward.catalog.store import Catalog
     from skyward.contracts.strategy import Strategy
+    from skyward.model.accelerator_model import Registry
     from skyward.model.offer import Offer
     from skyward.model.plan import Plan
     from skyward.model.requirements import Requirements
@@ -150,12 +151,14 @@ def plan_from_catalog(
     also: Sequence[Offer] = (),
     max_age_s: float | None = None,
     explain: bool = False,
+    everything: bool = False,
 ) -> Plan:
     """The plan for `requirements` over the catalog as it is, after `skyward_modify_offers`.
 
-    `also` are offers that no catalog knows: the user's own machines. `selection` is a strategy, its class or name, or a function `(providers, spec) -> provider` that is given
-    `configs` by provider name. Offers of the wrong machine are refused one by one only with `explain`, or when
-    nothing fits; otherwise the query leaves them out, which is faster and gives the same ranking.
+    `also` are offers that no catalog knows: the user's own machines. `selection` is a strategy, its class or
+    name, or a function `(providers, spec) -> provider` that is given `configs` by provider name. What is refused
+    is told with `explain`, or when nothing fits: near misses one by one, the rest counted; with `everything`,
+    all of it one by one. The ranking is the same in every case.
 
     Raises:
         QueryError: a region or machine nobody has.
@@ -167,12 +170,13 @@ def plan_from_catalog(
     plugins = plugins or get_plugins()
     strategy = strategy_of(selection, plugins, configs)
     registry = plugins.accelerators()
+    owned = [replace(offer, is_owned=True) for offer in also]
     with _opened(catalog) as store:
-        requirements = _meant(store, requirements)
-        for query in _widening(requirements, registry, max_age_s, explain):
-            found = [*(replace(offer, is_owned=True) for offer in also), *store.offers(query)]
-            plugins.modify_offers(found, requirements)
-            made = make_plan(requirements, found, strategy, registry=registry)
+        wants = _meant(store, requirements)
+        for on_sale, unlisted in _widening(store, wants, registry, max_age_s, explain, everything):
+            found = [*owned, *on_sale]
+            plugins.modify_offers(found, wants)
+            made = replace(make_plan(wants, found, strategy, registry=registry), unlisted=unlisted)
             if made.chosen is not None:
                 break
     return made
@@ -211,15 +215,32 @@ def regions_of(configs: Iterable[tuple[str, Any]]) -> dict[str, tuple[str, ...]]
 
 
 def _widening(
-    requirements: Requirements, registry: Any, max_age_s: float | None, explain: bool
-) -> Iterator[OfferQuery]:
-    """First only what the machine must be, then everything its providers sell."""
+    catalog: Catalog,
+    wants: Requirements,
+    registry: Registry,
+    max_age_s: float | None,
+    explain: bool,
+    everything: bool,
+) -> Iterator[tuple[list[Offer], dict[str, int]]]:
+    """Offers to plan with, and how many were only counted: first those whose machine is right, then near misses."""
     from skyward.catalog.query import OfferQuery, of_requirements
 
-    if not explain:
-        money = {"pricing": (), "max_price": None, "min_reliability": None, "include_indicative": True}
-        yield of_requirements(requirements, registry, max_age_s=max_age_s, **money)
-    yield OfferQuery(providers=requirements.providers, max_age_s=max_age_s)
+    money = {"pricing": (), "max_price": None, "min_reliability": None, "include_indicative": True}
+    machine = of_requirements(wants, registry, **money)
+    checked = replace(machine, max_age_s=max_age_s)
+    if everything:
+        catalog.rows(replace(checked, limit=1))
+        yield catalog.offers(OfferQuery()), {}
+        return
+    if explain:
+        catalog.rows(replace(checked, limit=1))
+    else:
+        yield catalog.offers(checked), {}
+    from skyward.advice import akin
+    from skyward.api.misses import near_misses
+
+    names = akin(wants.accelerator, registry) if wants.accelerator else ()
+    yield near_misses(catalog, machine, frozenset().union(*names))
 
 
 def _meant(catalog: Catalog, requirements: Requirements) -> Requirements:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from skyward.model.offer import Offer
 from skyward.model.requirements import Requirements
@@ -29,6 +30,13 @@ class Plan:
     strategy: str
     ranked: tuple[Offer, ...]
     refused: tuple[Refusal, ...] = ()
+    unlisted: Mapping[str, int] = field(default_factory=dict)
+    """Offers that were only counted, by the first constraint they fail: nothing near what was asked for."""
+
+    @property
+    def considered(self) -> int:
+        """How many offers there were."""
+        return len(self.ranked) + len(self.refused) + sum(self.unlisted.values())
 
     @property
     def chosen(self) -> Offer | None:
