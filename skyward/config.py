@@ -261,9 +261,12 @@ def _read(path: Path, *, required: bool) -> dict[str, Any] | None:
     """The document of a file; None where there is no such file, or no `[tool.skyward]` in it."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        if required or not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        problem = f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}"
+        if required:
+            raise ConfigError(problem) from error
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            _warn(problem)
         return None
     import tomllib
 

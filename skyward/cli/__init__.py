@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,11 @@ import click
 
 from skyward.cli.shell import (
     Shell,
-    add_global_options,
     complain,
     flush,
     global_options,
     open_streams,
+    prepare,
     shown_warnings,
     signals,
 )
@@ -90,9 +91,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
         if entry is not None and entry.exists:
-            return add_global_options(entry.load())
+            return prepare(entry.load())
         if cmd_name in _installed_commands():
-            return add_global_options(_load_installed(cmd_name))
+            return prepare(_load_installed(cmd_name))
         return None
 
     def resolve_command(
@@ -146,6 +147,7 @@ def _with_addopts(ctx: click.Context, name: str, args: list[str]) -> list[str]:
     return [*(shlex.split(addopts) if isinstance(addopts, str) else addopts), *args]
 
 
+@cache
 def _installed_commands() -> dict[str, EntryPoint]:
     """Commands of other distributions (entry-point group `skyward.commands`); ours cannot be replaced."""
     from skyward.entry_points import commands

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skyward.cli.console import make_table, show_table, write_json
 from skyward.cli.shell import Shell, pass_shell, render
 from skyward.errors import ExitCode, SkywardWarning
-from skyward.plugin_loading import HOOKS, PluginInfo
+
+if TYPE_CHECKING:
+    from skyward.plugin_loading import PluginInfo
 
 
 @click.command()
@@ -68,6 +70,8 @@ def _show_plugins(infos: Sequence[PluginInfo]) -> None:
 
 
 def _show_hooks(infos: Sequence[PluginInfo]) -> None:
+    from skyward.plugin_loading import HOOKS
+
     table = make_table("hook", "plugins")
     for hook in HOOKS:
         table.add_row(hook, " ".join(info.name for info in infos if hook in info.hooks) or "-")

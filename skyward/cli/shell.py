@@ -105,8 +105,16 @@ pass_shell = click.make_pass_decorator(Shell, ensure=True)
 
 
 def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value and not ctx.resilient_parsing:
+    if value not in (None, 0, ()) and not ctx.resilient_parsing:
+        _refuse_empty(ctx, param, value)
         ctx.find_root().ensure_object(Shell).take(param.name or "", value)
+
+
+def _refuse_empty(_ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Nobody means an empty string: it is a variable of a script that was not set."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.UsageError(f"{max(param.opts, key=len)} is empty")
+    return value
 
 
 def global_options(*, hidden: bool) -> list[click.Option]:
@@ -138,15 +146,18 @@ def global_options(*, hidden: bool) -> list[click.Option]:
     ]
 
 
-def add_global_options(command: click.Command) -> click.Command:
-    """The same command, also taking the global options it does not define itself. May be repeated."""
+def prepare(command: click.Command) -> click.Command:
+    """The same command, also taking the global options it does not define itself, and refusing empty values.
+
+    An option or argument with a callback of its own judges empty values itself. May be repeated.
+    """
     taken = {spelling for param in command.params for spelling in (*param.opts, *param.secondary_opts)}
-    for option in global_options(hidden=True):
-        if not taken & {*option.opts}:
-            command.params.append(option)
+    for param in command.params:
+        param.callback = param.callback or _refuse_empty
+    command.params += [option for option in global_options(hidden=True) if not taken & {*option.opts}]
     if isinstance(command, click.Group):
         for child in command.commands.values():
-            add_global_options(child)
+            prepare(child)
     return command
 
 

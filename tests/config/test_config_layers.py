@@ -171,7 +171,7 @@ def test_a_named_file_replaces_the_nearest_one(
 def test_a_named_file_must_exist(project: Path, environ: dict[str, str]) -> None:
     error = refusal(project, {**environ, "SKYWARD_CONFIG": "/no/such.toml"})
 
-    assert error.message == "/no/such.toml cannot be read: No such file or directory"
+    assert error.message == "'/no/such.toml' cannot be read: No such file or directory"
 
 
 # -- spelling ------------------------------------------------------------------------------------------------------
