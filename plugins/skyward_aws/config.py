@@ -97,24 +97,30 @@ def _region(name: object) -> str:
     if text in REGIONS or _REGION.fullmatch(text):
         return text
     if _REGION.fullmatch(text[:-1]):
-        raise ConfigError(f"aws: region {name!r} is a zone: write region={text[:-1]!r}", region=name)
-    raise ConfigError(f"aws: unknown region {name!r}: {_nearest(text, REGIONS)}", region=name)
+        raise ConfigError(
+            f"aws: region {name!r} is a zone: write region={text[:-1]!r}", option="region", value=name
+        )
+    raise ConfigError(f"aws: unknown region {name!r}: {_nearest(text, REGIONS)}", option="region", value=name)
 
 
 def _matches(field: str, value: object, grammar: re.Pattern[str], example: str) -> None:
     if value is not None and not (isinstance(value, str) and grammar.fullmatch(value)):
-        raise ConfigError(f"aws: {field} {value!r} cannot exist: write it like {example!r}", **{field: value})
+        raise ConfigError(
+            f"aws: {field} {value!r} cannot exist: write it like {example!r}", option=field, value=value
+        )
 
 
 def _is_one_of(field: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError(f"aws: unknown {field} {value!r}: {_nearest(str(value), known)}", **{field: value})
+        raise ConfigError(
+            f"aws: unknown {field} {value!r}: {_nearest(str(value), known)}", option=field, value=value
+        )
 
 
 def _is_positive(field: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(
-            f"aws: {field} {value!r} is not above zero: give seconds, like 600", **{field: value}
+            f"aws: {field} {value!r} is not above zero: give seconds, like 600", option=field, value=value
         )
 
 
@@ -127,7 +133,7 @@ def _is_network(field: str, value: object) -> None:
         ip_network(value if isinstance(value, str) else "")
     except ValueError as error:
         message = f"aws: {field} {value!r} is no network: write it like '203.0.113.7/32'"
-        raise ConfigError(message, facts=[str(error)], **{field: value}) from None
+        raise ConfigError(message, facts=[str(error)], option=field, value=value) from None
 
 
 def _nearest(wrong: str, known: tuple[str, ...]) -> str:

@@ -32,11 +32,14 @@ class AWSProvider(Provider):
         wanted = AWS() if config is None else config
         env = os.environ if environ is None else environ
         credentials_from = find_credentials(env)
-        region = wanted.region or AWS(region=find_region(env)).region
-        return cls(wanted, region=region, credentials_from=credentials_from)
+        here = AWS(region=wanted.region or find_region(env))
+        return cls(wanted, region=str(here.region), credentials_from=credentials_from)
 
     def offers(self) -> Iterable[Offer]:
-        return ()
+        """Every way to rent on EC2 in every enabled region, at today's prices; takes a minute or two."""
+        from skyward_aws.fetch import client_for, fetch
+
+        return fetch(client_for(self.config.endpoint), self.region)
 
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         raise self._cannot("launch machines")

@@ -41,13 +41,15 @@ class DigitalOcean:
         ):
             raise ConfigError(
                 f"digitalocean: endpoint {self.endpoint!r} is no URL: write it like 'https://api.digitalocean.com'",
-                endpoint=self.endpoint,
+                option="endpoint",
+                value=self.endpoint,
             )
         timeout = self.instance_timeout
         if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
             raise ConfigError(
                 f"digitalocean: instance_timeout {timeout!r} is not above zero: give seconds, like 600",
-                instance_timeout=timeout,
+                option="instance_timeout",
+                value=timeout,
             )
 
 
@@ -59,7 +61,7 @@ def _region(name: object) -> str:
     text = name.strip().lower() if isinstance(name, str) else ""
     if text in REGIONS or _REGION.fullmatch(text):
         return text
-    raise ConfigError(f"digitalocean: unknown region {name!r}: {_nearest(text)}", region=name)
+    raise ConfigError(f"digitalocean: unknown region {name!r}: {_nearest(text)}", option="region", value=name)
 
 
 def _nearest(wrong: str) -> str:

@@ -49,7 +49,11 @@ class DigitalOceanProvider(Provider):
         return cls(wanted, token=token, credentials_from=name)
 
     def offers(self) -> Iterable[Offer]:
-        return ()
+        """Every size that the account sees."""
+        from skyward.http import JSONClient
+        from skyward_digitalocean.prices import fetch
+
+        return fetch(JSONClient(self.endpoint, name=self.name, token=self._token), region=self.config.region)
 
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         raise self._cannot("launch machines")

@@ -55,4 +55,4 @@ def _is_number(value: object) -> bool:
 
 
 def _refused(field: str, value: object, why: str, example: str) -> ConfigError:
-    return ConfigError(f"vastai: {field} {value!r} {why}: give {example}", **{field: value})
+    return ConfigError(f"vastai: {field} {value!r} {why}: give {example}", option=field, value=value)

@@ -52,7 +52,12 @@ class VastAIProvider(Provider):
         return cls(wanted, endpoint=endpoint, key=key, credentials_from=found_in)
 
     def offers(self) -> Iterable[Offer]:
-        return ()
+        """Every verified machine that can be rented now, on demand and by bid."""
+        from skyward.http import JSONClient
+        from skyward_vastai.prices import fetch, refuses_key
+
+        client = JSONClient(self.endpoint, name=self.name, token=self._key, translate=refuses_key)
+        return fetch(client, bid_multiplier=self.config.bid_multiplier)
 
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         raise self._cannot("launch machines")

@@ -42,13 +42,15 @@ class Verda:
         ):
             raise ConfigError(
                 f"verda: endpoint {self.endpoint!r} is no URL: write it like 'https://api.verda.com/v1'",
-                endpoint=self.endpoint,
+                option="endpoint",
+                value=self.endpoint,
             )
         timeout = self.instance_timeout
         if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
             raise ConfigError(
                 f"verda: instance_timeout {timeout!r} is not above zero: give seconds, like 600",
-                instance_timeout=timeout,
+                option="instance_timeout",
+                value=timeout,
             )
 
 
@@ -62,7 +64,9 @@ def _region(name: object) -> str:
         return text
     if text in RENAMED:
         return RENAMED[text]
-    raise ConfigError(f"verda: unknown region {name!r}: {_nearest(text)}, or leave it out", region=name)
+    raise ConfigError(
+        f"verda: unknown region {name!r}: {_nearest(text)}, or leave it out", option="region", value=name
+    )
 
 
 def _nearest(wrong: str) -> str:

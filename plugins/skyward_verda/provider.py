@@ -52,7 +52,10 @@ class VerdaProvider(Provider):
         return cls(wanted, client_id=client_id, client_secret=secret, credentials_from=found_in)
 
     def offers(self) -> Iterable[Offer]:
-        return ()
+        """Every instance type in every location that has it now."""
+        from skyward_verda.prices import fetch, login
+
+        return fetch(login(self.endpoint, self._client_id, self._client_secret))
 
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         raise self._cannot("launch machines")

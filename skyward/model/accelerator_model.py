@@ -21,8 +21,6 @@ MEMORY_TOLERANCE: Final = 0.07
 275040 MiB for 288 GB (6.7 %); the nearest different cards of one name, 80 and 94 GB, are 15 % apart.
 EC2 DescribeInstanceTypes, 2026-11."""
 
-KINDS: Final = ("gpu", "tpu", "neuron", "hpu")
-
 _VENDOR: Final = re.compile(
     r"^(?:(?:nvidia|amd|aws|amazon|intel|google|habana|instinct|geforce|tesla|radeon)[\s_-]*)+(?=[^\s_-])"
 )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,7 +41,7 @@ from skyward_verda import Verda, VerdaProvider
 PLUGINS = (skyward_aws, skyward_digitalocean, skyward_verda, skyward_vastai)
 PROVIDERS: tuple[type[Provider], ...] = (AWSProvider, DigitalOceanProvider, VerdaProvider, VastAIProvider)
 SECRET = "c4n4ry-5ecret"
-READY: Mapping[str, Mapping[str, str]] = {
+READY: dict[str, dict[str, str]] = {
     "aws": {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET},
     "digitalocean": {"DIGITALOCEAN_TOKEN": SECRET},
     "verda": {"VERDA_CLIENT_ID": "me", "VERDA_CLIENT_SECRET": SECRET},
@@ -470,6 +474,68 @@ def test_what_cannot_be_launched_yet_says_so_and_what_can_be_used_instead(provid
     with pytest.raises(ProviderError, match="cannot end i-1 there yet"):
         ready.terminate(["i-1"])
     ready.terminate([])
+
+
+REPLIES: Mapping[str, Any] = {
+    "/v2/sizes": {"sizes": [], "links": {}, "meta": {"total": 0}},
+    "/oauth2/token": {"access_token": "of-an-hour"},
+    "/instance-types": [],
+    "/locations": [],
+    "/instance-availability": [],
+    "/api/v0/bundles/": {"offers": []},
+}
+
+
+@pytest.fixture
+def cloud() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """The address of three clouds that sell nothing, and what they were asked with which authorisation."""
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = urlsplit(self.path).path
+            asked.append((path, self.headers.get("Authorization")))
+            body = json.dumps(REPLIES[path]).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("provider", "asks"),
+    [
+        (DigitalOceanProvider, [("/v2/sizes", f"Bearer {SECRET}")]),
+        (VerdaProvider, [("/oauth2/token", None), ("/instance-types", "Bearer of-an-hour")]),
+        (VastAIProvider, [("/api/v0/bundles/", f"Bearer {SECRET}")]),
+    ],
+)
+def test_prices_are_asked_where_the_value_says_and_with_the_credentials_found(
+    provider: type[Provider],
+    asks: list[tuple[str, str | None]],
+    cloud: tuple[str, list[tuple[str, str | None]]],
+) -> None:
+    endpoint, asked = cloud
+    ready = provider.from_env(provider.Config(endpoint=endpoint), READY[provider.name])
+    assert not asked
+
+    assert list(ready.offers()) == []
+
+    assert asked[: len(asks)] == asks
 
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda p: p.name)
