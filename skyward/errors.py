@@ -277,11 +277,18 @@ class ProtocolError(TransportError):
 
 
 class PythonMismatchError(BootstrapError):
+    """`wanted` and `client` are Python versions ("3.11")."""
+
     code = "SKW407"
+    wanted: str = ""
+    client: str = ""
 
 
 class InstanceDiskFull(BootstrapError):
+    """`directory` is the place on the instance that takes no more."""
+
     code = "SKW408"
+    directory: str = ""
 
 
 class GuardError(SkywardError):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,16 @@ from skyward.remote.pickling import explain_unpicklable
 LOCK = threading.Lock()
 
 
+def iter_nothing() -> Iterator[int]:
+    yield from ()
+
+
 class Box:
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)
+
+    def show(self) -> None:
+        """Nothing."""
 
 
 class Slotted:
@@ -65,7 +72,7 @@ def test_an_argument_is_named_with_the_way_into_it() -> None:
 
 
 def test_a_result_is_named_with_the_way_into_it() -> None:
-    value = [1, 2, 3, (number for number in ())]
+    value = [1, 2, 3, iter_nothing()]
 
     assert explain_unpicklable(value, "result of f") == "result of f -> [3] -> generator"
 
@@ -128,7 +135,7 @@ def _local_class() -> type:
         (functools.partial(print, 1, LOCK), ".args -> [1] -> _thread.lock"),
         (functools.partial(print, file=LOCK), ".keywords -> ['file'] -> _thread.lock"),
         (functools.partial(_function(default=LOCK)), ".func -> default of g -> 'b' -> _thread.lock"),
-        (Box(inner=LOCK).__init__, ".__self__ -> .inner -> _thread.lock"),
+        (Box(inner=LOCK).show, ".__self__ -> .inner -> _thread.lock"),
         (Slotted(1, LOCK), ".second -> _thread.lock"),
         (Frozen(LOCK), ".inner -> _thread.lock"),
         (Pair(1, LOCK), "[1] -> _thread.lock"),
@@ -190,7 +197,7 @@ def follow(value: Any, steps: list[str]) -> Any:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     wraps=st.lists(st.tuples(st.sampled_from(_WRAPPERS), st.lists(_LEAF, max_size=3), _KEY), max_size=7),
-    culprit=st.sampled_from([threading.Lock, lambda: (n for n in ())]),
+    culprit=st.sampled_from([threading.Lock, iter_nothing]),
     cyclic=st.booleans(),
 )
 def test_the_path_leads_to_what_was_planted(
