@@ -39,10 +39,10 @@ _DURATION_WORDS: Final = {
 }
 _DURATION_UNITS: Final = {word: unit for unit, words in _DURATION_WORDS.items() for word in words}
 
-_MEMORY: Final = ("a size of memory", "80GB", "512MB")
+_MEMORY: Final = ("a size", "80GB", "512MB")
 _DURATION: Final = ("a duration", "2h30m", "90s")
 _COUNT: Final = ("a count", "8", "0.5")
-_MEMORY_RANGE: Final = ("a range of memory", "24GB..80GB", "24GB..")
+_MEMORY_RANGE: Final = ("a range of sizes", "24GB..80GB", "24GB..")
 _COUNT_RANGE: Final = ("a range of counts", "4..8", "4..")
 
 Kind = tuple[str, str, str]

@@ -1,13 +1,13 @@
-"""Storage that is mounted on every node of a pool. Imports only `errors`."""
+"""Storage that is mounted on every node of a pool. Imports only `errors` and `model.sizes`."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from skyward.errors import ConfigError
+from skyward.model.sizes import parse_memory
 
 _BUCKET: Final = re.compile(
     r"(?=.{3,63}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
@@ -15,25 +15,23 @@ _BUCKET: Final = re.compile(
 """General purpose bucket names: 3 to 63 of lower case letters, digits, hyphens and dots, each label beginning
 and ending with a letter or a digit. https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html (2026-11)."""
 _ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
-_RESERVED: Final = frozenset(
-    [
-        "/",
-        "/bin",
-        "/boot",
-        "/dev",
-        "/etc",
-        "/home",
-        "/lib",
-        "/lib64",
-        "/proc",
-        "/root",
-        "/run",
-        "/sbin",
-        "/sys",
-        "/usr",
-        "/var",
-    ]
+_SYSTEM: Final = (
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib64",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "usr",
+    "var",
 )
+_RESERVED: Final = {"/", *(f"/{name}" for name in _SYSTEM)}
 """Mounting over one of these leaves a machine that cannot be used, or that nobody can log in to."""
 
 
@@ -42,24 +40,16 @@ class Volume:
     """A disk of its own: made where the instance is, formatted if new, mounted at `mount_path`.
 
     Raises:
-        ConfigError: the size is not above zero, or the path is not absolute and plain.
+        SizeError: the size is not in the grammar of sizes, or not above zero.
+        ConfigError: the path is not absolute and plain.
     """
 
-    size_gb: float
-    """GB (10**9 bytes)."""
+    size_gb: float | str
+    """GB; "2TB" and other sizes are turned into them."""
     mount_path: str
 
     def __post_init__(self) -> None:
-        size = self.size_gb
-        if (
-            isinstance(size, bool)
-            or not isinstance(size, int | float)
-            or not math.isfinite(size)
-            or size <= 0
-        ):
-            raise ConfigError(
-                f"size_gb {size!r} of a volume is not above zero: write it like 500", size_gb=size
-            )
+        object.__setattr__(self, "size_gb", parse_memory(self.size_gb))
         object.__setattr__(self, "mount_path", _plain_path(self.mount_path))
 
 
