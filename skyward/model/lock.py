@@ -26,8 +26,8 @@ def locked_requirements(path: str | os.PathLike[str] | None = None) -> tuple[str
         ConfigError: no project there, or what it says cannot be read.
     """
     root = _root(Path(os.path.abspath(path or os.getcwd())))
-    if (root / "uv.lock").exists():
-        return _exported(root)
+    if (lock := _lock(root)) is not None:
+        return _exported(root, lock)
     if (root / "requirements.txt").exists():
         return Image(requirements=root / "requirements.txt").requirement_lines()
     return tuple(_installed(_dependencies(root / "pyproject.toml")))
@@ -45,17 +45,24 @@ def _root(start: Path) -> Path:
     )
 
 
-def _exported(root: Path) -> tuple[str, ...]:
+def _lock(root: Path) -> Path | None:
+    """uv.lock of the project, or of the workspace it is a member of."""
+    if (root / "uv.lock").exists():
+        return root / "uv.lock"
+    for directory in root.parents:
+        if (directory / "uv.lock").exists() and _is_workspace(directory / "pyproject.toml"):
+            return directory / "uv.lock"
+    return None
+
+
+def _is_workspace(pyproject: Path) -> bool:
+    return pyproject.exists() and "workspace" in _read(pyproject).get("tool", {}).get("uv", {})
+
+
+def _exported(root: Path, lock: Path) -> tuple[str, ...]:
     """What uv.lock pins, with hashes. Code of this machine (the project, its workspace) is left out: it travels."""
     command = [_uv(), "export", "--quiet", "--frozen", "--project", str(root), "--directory", str(root)]
-    options = [
-        "--format",
-        "requirements-txt",
-        "--no-dev",
-        "--no-header",
-        "--no-annotate",
-        "--no-emit-workspace",
-    ]
+    options = ["--format", "requirements-txt", "--no-dev", "--no-header", "--no-emit-workspace"]
     try:
         done = subprocess.run(
             [*command, *options, "--prune", OURSELVES],
@@ -65,15 +72,15 @@ def _exported(root: Path) -> tuple[str, ...]:
             timeout=_EXPORT_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"image: cannot read {str(root / 'uv.lock')!r}: {error}") from error
+        raise ConfigError(f"image: cannot read {str(lock)!r}: {error}") from error
     if done.returncode:
         raise ConfigError(
-            f"image: uv cannot read {str(root / 'uv.lock')!r}",
+            f"image: uv cannot read {str(lock)!r}",
             facts=done.stderr.strip().splitlines()[-5:],
             hints=[f"uv lock --project '{root}'"],
         )
     lines = [line for line in done.stdout.replace("\\\n", " ").splitlines() if not _LOCAL.match(line)]
-    return parse_requirements("\n".join(lines), str(root / "uv.lock"))
+    return parse_requirements("\n".join(lines), str(lock))
 
 
 def _uv() -> str:
@@ -83,12 +90,15 @@ def _uv() -> str:
 
 
 def _dependencies(pyproject: Path) -> tuple[str, ...]:
+    lines = _read(pyproject).get("project", {}).get("dependencies", [])
+    return Image(requirements=lines).requirement_lines()
+
+
+def _read(pyproject: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+        return tomllib.loads(pyproject.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"image: cannot read {str(pyproject)!r}: {error}") from error
-    lines = content.get("project", {}).get("dependencies", [])
-    return Image(requirements=lines).requirement_lines()
 
 
 def _installed(lines: tuple[str, ...]) -> Iterator[str]:

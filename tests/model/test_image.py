@@ -311,6 +311,46 @@ wheels = [{{ url = "https://example.com/six-1.16.0-py2.py3-none-any.whl", hash =
     ]
 
 
+def test_a_member_of_a_workspace_is_locked_by_the_workspace(tmp_path: Path) -> None:
+    write = {
+        "pyproject.toml": '[project]\nname="w"\nversion="1"\nrequires-python=">=3.11"\n[tool.uv.workspace]\nmembers=["m"]\n',
+        "m/pyproject.toml": '[project]\nname="m"\nversion="1"\nrequires-python=">=3.11"\ndependencies=["six"]\n',
+        "uv.lock": """version = 1
+requires-python = ">=3.11"
+
+[manifest]
+members = ["m", "w"]
+
+[[package]]
+name = "m"
+version = "1"
+source = { virtual = "m" }
+dependencies = [{ name = "six" }]
+
+[package.metadata]
+requires-dist = [{ name = "six" }]
+
+[[package]]
+name = "six"
+version = "1.16.0"
+source = { registry = "https://pypi.org/simple" }
+wheels = [{ url = "https://example.com/six-1.16.0-py2.py3-none-any.whl", hash = "sha256:e721fc1bbd5f1ae9b4b6b1a7e2a2b5e5d0c6b5d2f3a4b5c6d7e8f9a0b1c2d3e4" }]
+
+[[package]]
+name = "w"
+version = "1"
+source = { virtual = "." }
+""",
+    }
+    for name, text in write.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert [line.split()[0] for line in Image.from_project(tmp_path / "m").requirement_lines()] == [
+        "six==1.16.0"
+    ]
+
+
 def test_a_broken_lock_and_a_missing_project_are_named(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname="p"\nversion="1"\n')
     (tmp_path / "uv.lock").write_text("version = ]")
