@@ -192,6 +192,11 @@ def test_a_name_that_does_not_fit_its_memory_resolves_to_nothing(raw: str, memor
     assert REGISTRY.resolve(raw, memory_gib) is None
 
 
+def test_a_pattern_of_one_cloud_means_nothing_on_another() -> None:
+    assert REGISTRY.resolve("8H100.80S.176V", None, "verda") is REGISTRY.get("H100-SXM")
+    assert REGISTRY.resolve("8H100.80S.176V", None, "aws") is None
+
+
 @given(st.sampled_from(MODELS), st.floats(min_value=0.5, max_value=1.5))
 def test_memory_decides_within_seven_per_cent(model: AcceleratorModel, factor: float) -> None:
     assert model.memory_gib is not None
