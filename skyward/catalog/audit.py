@@ -88,9 +88,9 @@ def _table(catalog: Catalog, name: str) -> None:
 def _live(catalog: Catalog, directory: Path, name: str) -> None:
     layer = files.live_layer(directory, name)
     check_columns(catalog, layer.path, OFFERS)
-    check_rows(catalog, relation(layer), layer.path)
+    check_rows(catalog, relation(layer), layer.path, layer.provider)
 
 
 def _user(catalog: Catalog, layer: Layer) -> None:
     take_in(catalog, layer)
-    check_rows(catalog, relation(layer), layer.path)
+    check_rows(catalog, relation(layer), layer.path, layer.provider)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skyward.catalog import layers as files
-from skyward.catalog.engine import literal, parquet, relation
+from skyward.catalog.engine import empty_sql, literal, parquet, relation
 from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import refusal
 from skyward.catalog.query import naive_utc
 from skyward.catalog.rules import broken_sql, describe, duplicates_sql
-from skyward.catalog.schema import OFFERS, Columns, differences
+from skyward.catalog.schema import ACCELERATORS, OFFERS, Columns, differences
 from skyward.errors import DamagedCatalogError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def believable(catalog: Catalog, layer: Layer) -> Layer | None:
             take_in(catalog, layer)
         else:
             check_columns(catalog, layer.path, OFFERS)
-        check_rows(catalog, relation(layer), layer.path)
+        check_rows(catalog, relation(layer), layer.path, layer.provider)
     except DamagedCatalogError as error:
         before = _before(catalog, layer)
         used = f"the prices of {before.manifest.version}" if before and before.manifest else "the next layer"
@@ -75,22 +75,42 @@ def _columns(catalog: Catalog, path: Path, source: str) -> list[tuple[str, str]]
         raise refusal(path, f"cannot be read: {_first_line(error)}") from error
 
 
-def check_rows(catalog: Catalog, source: str, path: Path) -> None:
-    """Whether every row obeys `rules.RULES` and none is there twice.
+def check_rows(catalog: Catalog, source: str, path: Path, provider: str = "") -> None:
+    """Whether every row obeys `rules.RULES`, is of `provider` where one is given, and none is there twice.
 
     Raises:
         DamagedCatalogError: names the first row that does not.
     """
     import duckdb
 
-    catalog.table("accelerators")
+    _provide_windows(catalog)
     try:
-        problems = broken_rows(catalog, source)
+        problems = [*_strangers(catalog, source, provider), *broken_rows(catalog, source)]
     except duckdb.Error as error:
         raise refusal(path, f"cannot be read: {_first_line(error)}") from error
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise refusal(path, f"is not believed: {problems[0]}{more}")
+
+
+def _provide_windows(catalog: Catalog) -> None:
+    """The table of plausible prices; an empty one where it is damaged, because the general limits hold without it."""
+    try:
+        catalog.table("accelerators")
+    except DamagedCatalogError as error:
+        catalog.warn(error.message)
+        catalog.ask(f"CREATE OR REPLACE TEMP VIEW accelerators AS {empty_sql(ACCELERATORS)}")
+
+
+def _strangers(catalog: Catalog, source: str, provider: str) -> list[str]:
+    """A file speaks for the provider it is named after, and for nobody else."""
+    if not provider:
+        return []
+    others = catalog.ask(
+        f"SELECT DISTINCT provider FROM {source} WHERE provider IS DISTINCT FROM $provider LIMIT 3",
+        {"provider": provider},
+    )
+    return [f"it has offers of {name!r}" for name in others.column("provider")]
 
 
 def broken_rows(catalog: Catalog, source: str) -> list[str]:
