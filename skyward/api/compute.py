@@ -34,7 +34,7 @@ from typing import (
 )
 
 from skyward.api.target import Target, resolve
-from skyward.errors import ArgumentError, ConfigError, SerializationError
+from skyward.errors import ArgumentError, ConfigError, SerializationError, SkywardWarning
 from skyward.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 
 P = ParamSpec("P")
@@ -578,8 +578,11 @@ def _warn_unsent(pending: _Unsent) -> None:
         return
     what = f"{pending.name}(...)" if isinstance(pending, PendingCompute) else repr(pending)
     warnings.warn_explicit(
-        f"{what} was never run: send it with `>> pool`, or run it here with `.local(...)`",
-        RuntimeWarning,
+        SkywardWarning(
+            f"{what} was never run: send it with `>> pool`, or run it here with `.local(...)`",
+            hints=["f(1) >> pool", "f.local(1)"],
+        ),
+        SkywardWarning,
         pending._code.co_filename,
         _line(pending._code, pending._instruction),
         registry=_WARNED,

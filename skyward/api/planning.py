@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from skyward.api.options import PoolOptions
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, NoOfferError
-from skyward.model.offer import Offer
 from skyward.model.plan import Plan
-from skyward.model.requirements import Requirements
 from skyward.plugins import Plugins
 
 HOME = "local"
@@ -84,37 +82,32 @@ def _with_credentials(rented: Iterable[Source]) -> tuple[Source, ...]:
     )
 
 
-def plan_pool(options: PoolOptions, asked: Iterable[Source], plugins: Plugins) -> Plan:
-    """What the pool would rent, and why nothing else. Reads the catalog; rents nothing."""
+def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -> Plan:
+    """What the pool would rent, and why nothing else. Reads the catalog, unless all machines are the user's own;
+    rents nothing."""
     from skyward.api.prices import plan_from_catalog, regions_of, strategy_of
     from skyward.planner import make_plan
 
-    asked = tuple(asked)
-    configs = {source.name: source.config for source in asked}
+    pairs = [(source.name, source.config) for source in asked]
+    configs = dict(reversed(pairs))  # where a provider is given twice, its first config counts
     requirements = replace(
-        options.requirements, providers=tuple(configs), provider_regions=regions_of(configs.items())
+        options.requirements,
+        providers=tuple(dict.fromkeys(name for name, _ in pairs)),
+        provider_regions=regions_of(pairs),
     )
-    if not any(source.is_owned for source in asked):
-        return plan_from_catalog(requirements, options.selection, plugins=plugins, configs=configs)
-    offers = _owned(asked)
-    plugins.modify_offers(offers, requirements)
+    owned = [
+        replace(offer, is_owned=True)
+        for source in asked
+        if source.is_owned
+        for offer in source.ready().offers()
+    ]
     if not all(source.is_owned for source in asked):
-        offers += _on_sale(requirements, asked, plugins)
+        return plan_from_catalog(
+            requirements, options.selection, plugins=plugins, configs=configs, also=owned
+        )
+    plugins.modify_offers(owned, requirements)
     strategy = strategy_of(options.selection, plugins, configs)
-    return make_plan(requirements, offers, strategy, registry=plugins.accelerators())
-
-
-def _owned(asked: Iterable[Source]) -> list[Offer]:
-    return [offer for source in asked if source.is_owned for offer in source.ready().offers()]
-
-
-def _on_sale(requirements: Requirements, asked: Iterable[Source], plugins: Plugins) -> list[Offer]:
-    """Everything that the providers that rent machines sell, whether it fits or not."""
-    from skyward.api.prices import plan_from_catalog
-
-    rented = tuple(source.name for source in asked if not source.is_owned)
-    plan = plan_from_catalog(replace(requirements, providers=rented), plugins=plugins, explain=True)
-    return [*plan.ranked, *(refusal.offer for refusal in plan.refused)]
+    return make_plan(requirements, owned, strategy, registry=plugins.accelerators())
 
 
 def nothing_fits(plan: Plan, plugins: Plugins) -> NoOfferError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,8 +16,9 @@ from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
 from skyward.cloud.launch import Fleet, FleetOrder, project_root
 from skyward.contracts.engine import Engine, EngineContext
-from skyward.errors import GuardError, SkywardError, TaskCancelled, TaskLost
-from skyward.model.event import Event, NodeLost, PoolReady, PoolStarting, PoolStopped
+from skyward.contracts.provider import Provider
+from skyward.errors import CredentialsError, GuardError, SkywardError, TaskCancelled, TaskLost
+from skyward.model.event import Event, NodeLost, PoolReady, PoolStarting, PoolStopped, WarningRaised
 from skyward.model.instance import Instance
 from skyward.model.plan import Plan
 from skyward.model.sizes import format_duration
@@ -49,8 +50,7 @@ class Running:
         self._flying = threading.Lock()
         self._guard: threading.Timer | None = None
         self._display: Display | None = None
-        named = {offer.provider for offer in plan.ranked}
-        providers = {source.name: source.ready() for source in sources if source.name in named}
+        providers, self._left_out = _ready(sources, {offer.provider for offer in plan.ranked})
         self._is_trusted = all(provider.capabilities.trusted for provider in providers.values())
         self.engine = self._engine_class()(self._context())
         self.fleet = Fleet(
@@ -76,6 +76,8 @@ class Running:
         assert self.plan.chosen is not None
         self._listen()
         self.bus.emit(PoolStarting(pool=self.id, nodes=self.plan.nodes, provider=self.plan.chosen.provider))
+        for problem in self._left_out:
+            self.bus.emit(WarningRaised(message=f"{problem}; the next provider is tried"))
         self.fleet.start()
         self._arm_guard()
         self.bus.emit(
@@ -243,3 +245,23 @@ class Running:
     @property
     def instances(self) -> tuple[Instance, ...]:
         return tuple(node.instance for node in self.fleet.nodes if node.ended_at is None)
+
+
+def _ready(
+    sources: Iterable[Source], named: Container[str]
+) -> tuple[dict[str, Provider], list[CredentialsError]]:
+    """The providers among `named` that can be called, and why the others cannot.
+
+    Raises:
+        CredentialsError: none can.
+    """
+    providers, problems = {}, []
+    for source in sources:
+        if source.name in named and source.name not in providers:
+            try:
+                providers[source.name] = source.ready()
+            except CredentialsError as problem:
+                problems.append(problem)
+    if not providers:
+        raise problems[0]
+    return providers, problems

@@ -180,7 +180,7 @@ class Fleet:
                 missing = goal - len(self.nodes)
                 if missing <= 0:
                     return
-                if not _is_ruled_out(machine, failures):
+                if machine.provider in self.order.providers and not _is_ruled_out(machine, failures):
                     yield machine, min(share, missing)
 
     def _launch(self, offer: Offer, count: int) -> Sequence[Instance]:
