@@ -158,6 +158,7 @@ class Link:
         self._stream: Stream | None = None
         self._writing = threading.Lock()
         self._hello: dict[str, Any] | None = None
+        self._sync: dict[str, Any] | None = None
         self._ready: dict[str, Any] | None = None
         self._failure: Exception | None = None
         self._changed = threading.Condition()
@@ -216,7 +217,7 @@ class Link:
     def _attach_once(self, deadline: float) -> None:
         left = max(0.5, deadline - time.monotonic())
         self._connection = self._connect(self.endpoint, deadline_s=min(left, 3 * self.endpoint.connect_timeout_s))
-        self._hello = None
+        self._hello = self._sync = None
         self._failure = None
         stream = self._connection.open(self._command())
         program = agent_program({"session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s})
@@ -225,7 +226,7 @@ class Link:
         threading.Thread(target=self._read, args=(stream,), name=f"skyward-n{self.node}", daemon=True).start()
         with self._changed:
             limit = min(deadline, time.monotonic() + HELLO_S)
-            while self._hello is None and self._failure is None:
+            while self._sync is None and self._failure is None:
                 left = limit - time.monotonic()
                 if left <= 0:
                     raise HostUnreachable(f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s")
@@ -455,8 +456,9 @@ class Link:
                 self._ready = header
                 self._changed.notify_all()
         elif kind == wire.SYNC:
-            if listener is not None and self.is_up:
-                listener.on_sync(self, set(header["known"]))
+            with self._changed:
+                self._sync = header
+                self._changed.notify_all()
         elif kind == wire.NOTICE:
             self._on_notice(header)
         elif kind == wire.FAREWELL:
@@ -528,10 +530,7 @@ class Link:
             try:
                 limit = silent_since + self.lost_s if not is_lost else end
                 self._attach_once(max(time.monotonic() + 1.0, min(limit, time.monotonic() + 5)))
-            except (HostKeyError, AuthenticationError) as error:
-                reason = error.message
-                break
-            except (TransportError, BootstrapError) as error:
+            except (TransportError, BootstrapError) as error:  # a refused key too: noise on the line looks like that
                 reason = error.message
                 self._hang_up()
                 time.sleep(0.2)
@@ -549,6 +548,8 @@ class Link:
         self._sent = OrderedDict((digest, self._sent.get(digest, 0)) for digest in self._hello.get("have", ()))
         self.probe = Probe.from_hello(self._hello)
         if same:
+            # Work may be sent only after this: what left earlier would be missing from what the agent says it knows.
+            self.listener.on_sync(self, set(self._sync["known"]) if self._sync else set())
             self.is_up = True
             for name, fetch in list(self._fetches.items()):
                 self.send(wire.FETCH, {"name": name, "offset": fetch.filled})

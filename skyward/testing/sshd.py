@@ -157,7 +157,13 @@ class SSHServer:
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        self._wake_helper()
         self._signal_all(signal.SIGCONT)
+
+    def _wake_helper(self) -> None:
+        """nsenter stops itself when its child is stopped; stopped, it would never collect the dead."""
+        if self._sshd is not None and self._sshd.poll() is None:
+            os.kill(self._sshd.pid, signal.SIGCONT)
 
     # -- what tests ask ----------------------------------------------------------------------------------------
 
@@ -265,16 +271,7 @@ class SSHServer:
         accounts = "yes" if self.user != getpass.getuser() else ""
         command = ["unshare", "--fork", "--pid", "--mount", "--uts", "--mount-proc", "--kill-child=SIGKILL"]
         self._init = subprocess.Popen(
-            [
-                *command,
-                "sh",
-                "-c",
-                _BOOT,
-                "boot",
-                str(self.directory),
-                accounts,
-                self.name[:60].replace("_", "-"),
-            ],
+            [*command, "sh", "-c", _BOOT, "boot", str(self.directory), accounts, self.hostname],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.directory / "boot.log").open("wb"),

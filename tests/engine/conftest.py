@@ -83,6 +83,11 @@ class Harness:
     def call(self, fn: Callable[..., Any], *args: Any, wait_s: float = 60, **options: Any) -> Outcome:
         return self.start([Task(fn, args, None, TaskOptions(**options))])[0].wait(wait_s)[0]
 
+    def stop(self) -> None:
+        self.engine.stop()
+        for link in self.links:
+            link.close()
+
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -123,7 +128,7 @@ def make_harness() -> Iterator[Callable[..., Harness]]:
 
         def make(**context: Any) -> Harness:
             harness = Harness(**context)
-            stack.callback(harness.engine.stop)
+            stack.callback(harness.stop)
             return harness
 
         yield make
