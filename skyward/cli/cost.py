@@ -1,0 +1,111 @@
+"""`skyward cost`: what machines cost for a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from skyward.cli.offers import filter_options, query_fields, with_spec
+from skyward.cli.render import Answer, Column, format_option, show
+from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
+from skyward.cli.shell import Shell, pass_shell
+from skyward.model.money import format_usd
+from skyward.model.sizes import format_duration
+
+COLUMNS = ("provider", "pricing")
+"""One line for each of these: the cheapest."""
+
+
+@click.command()
+@click.argument("spec", required=False)
+@requirement_options((*MACHINE, "nodes", "total", *MONEY))
+@filter_options
+@click.option("--for", "duration", default="24h", show_default=True, metavar="TIME", help="How long: 3h, 7d.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=0, metavar="N", help="At most N lines; 0 is all."
+)
+@format_option
+@pass_shell
+def cost(
+    shell: Shell, /, format: str, duration: str, limit: int, ok_empty: bool, nodes: int | None, **given: Any
+) -> None:
+    """Say what machines cost for a while: the cheapest of each provider and way of paying.
+
+    SPEC is an accelerator: `skyward cost A100:8 --for 3h --nodes 4`.
+    """
+    from skyward.catalog.query import OFFER_COLUMNS
+    from skyward.cli.prices import View, around, footer, nothing, opened, question
+    from skyward.model.sizes import parse_duration
+
+    seconds = parse_duration(duration)
+    wants = requirements_of({**with_spec(given), "nodes": nodes})
+    total = wants.total_accelerators is not None
+    extra = ("nodes_needed", "usd_per_hour_total") if total else ()
+    fields = query_fields(given) | {
+        "include_indicative": False,
+        "include_unpriced": False,
+        "total_accelerators": wants.total_accelerators,
+        "sort": ("usd_per_hour_total",) if total else ("usd_per_hour",),
+        "columns": (*OFFER_COLUMNS, *extra),
+        "limit": 0,
+    }
+    with opened(shell) as catalog:
+        query = question(catalog, wants, **fields)
+        matched = catalog.matched(query)
+        result = with_cost(best_of_each(catalog.rows(query), limit), wants.nodes, seconds)
+        columns = View.of(matched).columns(
+            *([Column(title="NODES", text=lambda row: f"{row['nodes']}", right=True)] if total else []),
+            Column(
+                title=f"{'ALL' if total else wants.nodes} NODES/H",
+                text=lambda row: format_usd(row["usd_per_hour_all_nodes"]),
+                right=True,
+                weight=9 if total or wants.nodes > 1 else -1,
+            ),
+            Column(
+                title=f"FOR {format_duration(seconds)}",
+                text=lambda row: format_usd(row["usd"]),
+                right=True,
+                weight=9,
+            ),
+        )
+        document = {
+            "catalog": around(catalog, matched, query.as_of),
+            "matched": matched.total,
+            "for_s": seconds,
+        }
+        shown = [column for column in columns if column.weight >= 0 and column.title != "$/GPU-H"]
+        if result.rows or format != "table":
+            show(Answer(schema="skyward.cost/1", result=result, columns=shown, around=document), format)
+        if not result.rows and not ok_empty:
+            raise nothing(catalog, wants, query)
+        footer(shell, catalog, matched, len(result), "offers (the cheapest of each kind)")
+
+
+def best_of_each(result: Any, limit: int) -> Any:
+    """The first row of each provider and way of paying."""
+    places = [result.columns.index(name) for name in COLUMNS]
+    seen: set[tuple[Any, ...]] = set()
+    rows = []
+    for row in result.rows:
+        key = tuple(row[place] for place in places)
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    return type(result)(result.columns, tuple(rows[:limit] if limit else rows))
+
+
+def with_cost(result: Any, nodes: int, seconds: float) -> Any:
+    """The rows with `nodes`, `usd_per_hour_all_nodes` and `usd` for all of the time."""
+    rows = []
+    for row in result.rows:
+        cells = dict(zip(result.columns, row, strict=True))
+        count = int(cells.pop("nodes_needed", nodes))
+        cells.pop("usd_per_hour_total", None)
+        rate = round(cells["usd_per_hour"] * count, 6)
+        rows.append(
+            {**cells, "nodes": count, "usd_per_hour_all_nodes": rate, "usd": round(rate * seconds / 3600, 6)}
+        )
+    names = ("nodes_needed", "usd_per_hour_total")
+    columns = (*(n for n in result.columns if n not in names), "nodes", "usd_per_hour_all_nodes", "usd")
+    return type(result)(columns, tuple(tuple(row[name] for name in columns) for row in rows))
