@@ -152,9 +152,11 @@ class Image:
         Raises:
             ConfigError: no project there, or its lock cannot be read.
         """
-        from skyward.model.lock import locked_requirements
+        from skyward.model.lock import locked
 
-        return cls(**{"python": client_minor(), "requirements": locked_requirements(path), **changes})
+        requirements, indexes = locked(path)
+        defaults = {"python": client_minor(), "requirements": requirements, "indexes": indexes}
+        return cls(**{**defaults, **changes})
 
     @property
     def is_plain(self) -> bool:

@@ -15,22 +15,23 @@ from skyward.errors import ConfigError
 from skyward.model.image import OURSELVES, Image, parse_requirements, requirement_name
 
 _SOURCES = ("uv.lock", "pyproject.toml", "requirements.txt")
+_USUAL_INDEX = "https://pypi.org/simple"
 _EXPORT_TIMEOUT_S = 120.0
 _LOCAL = re.compile(r"(-e\b|\.|/|file:)")
 
 
-def locked_requirements(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """The requirements of the project at or around `path`, as exactly as the project says.
+def locked(path: str | os.PathLike[str] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The requirements of the project at or around `path`, as exactly as it says, and the indexes they need.
 
     Raises:
         ConfigError: no project there, or what it says cannot be read.
     """
     root = _root(Path(os.path.abspath(path or os.getcwd())))
     if (lock := _lock(root)) is not None:
-        return _exported(root, lock)
+        return _exported(root, lock), _registries(lock)
     if (root / "requirements.txt").exists():
-        return Image(requirements=root / "requirements.txt").requirement_lines()
-    return tuple(_installed(_dependencies(root / "pyproject.toml")))
+        return Image(requirements=root / "requirements.txt").requirement_lines(), ()
+    return tuple(_installed(_dependencies(root / "pyproject.toml"))), ()
 
 
 def _root(start: Path) -> Path:
@@ -83,6 +84,12 @@ def _exported(root: Path, lock: Path) -> tuple[str, ...]:
     return parse_requirements("\n".join(lines), str(lock))
 
 
+def _registries(lock: Path) -> tuple[str, ...]:
+    """Package indexes other than the usual one, in order of appearance."""
+    sources = (package.get("source", {}).get("registry", "") for package in _read(lock).get("package", []))
+    return tuple(dict.fromkeys(url for url in sources if "://" in url and url.rstrip("/") != _USUAL_INDEX))
+
+
 def _uv() -> str:
     import uv
 
@@ -94,11 +101,11 @@ def _dependencies(pyproject: Path) -> tuple[str, ...]:
     return Image(requirements=lines).requirement_lines()
 
 
-def _read(pyproject: Path) -> dict[str, Any]:
+def _read(toml: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(pyproject.read_text(encoding="utf-8"))
+        return tomllib.loads(toml.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"image: cannot read {str(pyproject)!r}: {error}") from error
+        raise ConfigError(f"image: cannot read {str(toml)!r}: {error}") from error
 
 
 def _installed(lines: tuple[str, ...]) -> Iterator[str]:

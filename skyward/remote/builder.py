@@ -206,8 +206,11 @@ class Builder:
         path = os.path.join(self.place, "skyward-requirements.txt")
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
-        options = ["--index-strategy", "first-index", "--requirements", path]
-        self.call([self.uv, "pip", "install", "--python", self.python, *options])
+        # Whoever knows the hash of a file need not care which index it comes from; everybody else takes a name
+        # from the first index that has it, so that no later one can slip in a higher version.
+        hashed = all(" --hash" in line for line in lines)
+        options = ["--index-strategy", "unsafe-best-match" if hashed else "first-index"]
+        self.call([self.uv, "pip", "install", "--python", self.python, *options, "--requirements", path])
         return f"{len(lines)} requirements"
 
     def set_up(self, command: str) -> str:

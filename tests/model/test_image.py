@@ -299,7 +299,7 @@ requires-dist = [{{ name = "six" }}]
 [[package]]
 name = "six"
 version = "1.16.0"
-source = {{ registry = "https://pypi.org/simple" }}
+source = {{ registry = "https://wheels.example/simple" }}
 wheels = [{{ url = "https://example.com/six-1.16.0-py2.py3-none-any.whl", hash = "sha256:{digest}" }}]
 """
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
@@ -220,6 +222,19 @@ def test_an_index_is_not_asked_for_what_an_earlier_one_has(
     assert run_in(environment, "import skytest_alpha; print(skytest_alpha.version)") == "1.0"
 
 
+def test_a_file_with_a_known_hash_may_come_from_any_index(
+    here: Connection, probe: Probe, index: str, tmp_path: Path
+) -> None:
+    make_wheel(tmp_path / "more", "skytest_alpha", "2.0")
+    wheel = next((tmp_path / "more").rglob("*.whl"))
+    pinned = f"skytest_alpha==2.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+    image = Image(requirements=[pinned], indexes=[index, f"file://{tmp_path}/more"])
+
+    environment = prepare(here, probe, image, client_python=CLIENT)
+
+    assert run_in(environment, "import skytest_alpha; print(skytest_alpha.version)") == "2.0"
+
+
 def test_a_real_package_comes_from_the_default_index(here: Connection, probe: Probe) -> None:
     try:
         environment = prepare(here, probe, Image(requirements=["iniconfig==2.0.0"]), client_python=CLIENT)
@@ -304,6 +319,18 @@ def test_setup_commands_run_in_the_environment_with_its_variables(
     environment = prepare(here, probe, image, client_python=CLIENT)
 
     assert run_in(environment, "import sys, skytest_alpha; print(open(sys.prefix + '/note').read())") == "1"
+
+
+def test_values_reach_commands_exactly_as_they_are(here: Connection, probe: Probe) -> None:
+    alphabet = " ;&|$`'\"\\\n\r\t(){}<>*?#!~=%-éß\u202e\U0001f40d/aZ0"
+    chosen = random.Random(7)
+    env = {f"NASTY_{n}": "".join(chosen.choices(alphabet, k=n % 60 + 1)) for n in range(2000)}
+    image = Image(setup='cp /proc/self/environ "$VIRTUAL_ENV/environ"', env=env)
+
+    environment = prepare(here, probe, image, client_python=CLIENT)
+
+    seen = Path(environment.env["VIRTUAL_ENV"], "environ").read_bytes().decode().split("\0")
+    assert dict(pair.split("=", 1) for pair in seen if pair.startswith("NASTY_")) == env
 
 
 def test_a_failing_command_is_named_with_its_last_lines_and_without_secrets(
