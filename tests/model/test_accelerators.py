@@ -561,6 +561,24 @@ def test_an_instance_takes_names_it_does_not_know_and_still_reads_the_rest() -> 
     assert "unknown accelerator 'Voodoo 2'" in here.stderr
 
 
+def test_an_instance_without_the_table_reads_every_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYWARD_INSTANCE_INFO", "{}")
+    set_registry(lambda: Registry(()))
+    try:
+        made = [
+            NVIDIA.H100(count=8, form_factor="NVL"),
+            NVIDIA.A100(memory="40GB", mig="1g.5gb"),
+            AMD.MI("300X"),
+            AcceleratorSpec.AWS.Trainium(version=1),
+            Accelerator("24GB..80GB"),
+        ]
+    finally:
+        set_registry(None)
+
+    assert [value.count for value in made] == [8, 1, 1, 1, 1]
+    assert [value.name for value in made] == ["H100", "A100", "MI300X", "Trainium1", "gpu"]
+
+
 def test_values_need_the_standard_library_alone() -> None:
     code = """
 import sys
