@@ -1,0 +1,53 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv; nothing else is touched, except
+# that `make test` installs openssh-server where it is missing and it may.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.PHONY: help demo test check format bench docs clean
+
+help:
+	@echo "make demo    install into .venv and run a real job on two local nodes"
+	@echo "make test    install what the tests need and run them"
+	@echo "make check   formatting, lint, types, docs"
+	@echo "make format  format the code"
+	@echo "make bench   measure against peers, as ratios (minutes)"
+	@echo "make clean   remove .venv and caches"
+
+.venv/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "skyward needs Python 3.11 or newer; $(PYTHON) is older: make demo PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e .
+	@touch $@
+
+.venv/test: .venv/base
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[test,check]'
+	@touch $@
+
+demo: .venv/base
+	@$(BIN)/skyward run examples/census.py:census --nodes 2
+
+test: .venv/test
+	@tests/install-sshd
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+check: .venv/test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python docs/generate.py --check
+
+format: .venv/test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: .venv/test
+	@$(BIN)/python docs/generate.py
+
+bench: .venv/test
+	@$(BIN)/python bench/run.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
