@@ -60,6 +60,8 @@ class Builder:
         self.step_name = ""
         self.uv = ""
         self.python = ""
+        self.trust_machine = False
+        """Whether uv goes by the certificates of this machine: its own know no company proxies."""
 
     def run(self) -> dict[str, Any]:
         """The answer for the client."""
@@ -82,7 +84,8 @@ class Builder:
             self.step("apt", lambda: self.install_apt(missing))
         if self.look():
             return self.answer("reused")
-        self.step("clean", self.remove_unused)
+        if unused := self.unused():
+            self.step("clean", lambda: remove_environments(unused))
         self.step("python", self.prepare_python)
         if self.request["venv"]:
             self.build_environment()
@@ -240,17 +243,11 @@ class Builder:
         except OSError:
             pass  # a bare python has no marker, and a disk that cannot be written is still good to read
 
-    def remove_unused(self) -> str:
-        """Environments that nobody asked for in a month make room."""
+    def unused(self) -> list[str]:
+        """Environments that nobody asked for in a month."""
         parent = os.path.dirname(self.place)
-        unused = [os.path.join(parent, name) for name in os.listdir(parent)]
-        unused = [
-            path for path in unused if age_s(os.path.join(path, MARKER)) > UNUSED_S and path != self.place
-        ]
-        for path in unused:
-            os.unlink(os.path.join(path, MARKER))
-            shutil.rmtree(path, ignore_errors=True)
-        return f"{len(unused)} unused environments removed" if unused else ""
+        paths = [os.path.join(parent, name) for name in os.listdir(parent)]
+        return [path for path in paths if age_s(os.path.join(path, MARKER)) > UNUSED_S and path != self.place]
 
     # -- child processes --------------------------------------------------------------------------------------
 
@@ -259,6 +256,14 @@ class Builder:
     ) -> tuple[int, str]:
         """Runs a command; its status and its last lines."""
         status, tail = self.children.run(command, {**self.settings(), **(env or {})})
+        if (
+            status != 0
+            and command[0] == self.uv
+            and "invalid peer certificate" in tail
+            and not self.trust_machine
+        ):
+            self.trust_machine = True
+            return self.call(command, check, env)
         if status != 0 and _FULL_WORDS.search(tail):
             raise Failed("disk", "no space left", tail, self.directory)
         if status != 0 and check:
@@ -269,6 +274,8 @@ class Builder:
         """Variables of every child process."""
         settings = {**os.environ, "UV_NO_PROGRESS": "1", "NO_COLOR": "1", "PIP_NO_INPUT": "1"}
         settings["GIT_TERMINAL_PROMPT"] = "0"
+        if self.trust_machine:
+            settings.update(UV_NATIVE_TLS="1", UV_SYSTEM_CERTS="1")  # older and newer name of one setting
         settings["UV_PYTHON_INSTALL_DIR"] = os.path.join(self.directory, "python")
         if self.request["own_cache"]:
             settings["UV_CACHE_DIR"] = os.path.join(self.directory, "cache", "uv")
@@ -368,6 +375,14 @@ class Lock:
             # A file system that knows no locks: go on without one rather than not at all.
             return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EINTR)
         return True
+
+
+def remove_environments(paths: list[str]) -> str:
+    """Makes room; what is half removed has lost its marker first, and counts no more."""
+    for path in paths:
+        os.unlink(os.path.join(path, MARKER))
+        shutil.rmtree(path, ignore_errors=True)
+    return f"{len(paths)} unused environments removed"
 
 
 def receive_file(place: str, size: int) -> str:

@@ -517,6 +517,27 @@ def test_a_machine_with_nothing_but_python_gets_uv_from_the_client(
     assert not (Path.home() / ".cache" / "skyward" / "envs" / environment_key(image, probe, MINOR)).exists()
 
 
+def test_a_machine_behind_a_company_proxy_is_trusted_as_its_other_programs_trust(
+    make_sshd: Any, probe: Probe, index: str, tmp_path: Path
+) -> None:
+    machine, uv = make_sshd(), shutil.which("uv", path=str(Path(sys.executable).parent))
+    shim = tmp_path / "uv"
+    refuses = '[ "$1" = pip ] && [ -z "$UV_NATIVE_TLS" ] && echo "invalid peer certificate: UnknownIssuer" && exit 2'
+    shim.write_text(f'#!/bin/sh\n{refuses}\nexec {uv} "$@"\n')
+    shim.chmod(0o755)
+    probe = replace(probe, directory=f"{machine.home}/.cache/skyward", uv=str(shim))
+    connection = connect(machine.endpoint)
+
+    try:
+        environment = prepare(
+            connection, probe, Image(pip="skytest_alpha", indexes=index), client_python=CLIENT
+        )
+    finally:
+        connection.close()
+
+    assert environment.detail.startswith("environment built")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes an account for another user")
 def test_an_ordinary_user_needs_no_more_than_a_home(make_sshd: Any, probe: Probe, tmp_path: Path) -> None:
     python = shutil.which(f"python{MINOR}", path="/usr/bin:/usr/local/bin")
