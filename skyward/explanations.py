@@ -202,7 +202,7 @@ PAGES = _pages(
         "a task did not succeed",
         "The function was run and did not give a value. What follows `cause:` says why; the traceback shown is of your code, "
         "on the machine it ran on.",
-        "Run it here to debug it: `task.local(...)`, or `skyward run TARGET --provider local`. `--lf` runs only what failed last.",
+        "Run it here to debug it: `task.local(...)`, or `skyward run TARGET --provider local`. `-k NAME` runs only tasks of that name.",
     ),
     (
         "SKW311",
@@ -326,7 +326,7 @@ PAGES = _pages(
         "1",
         "it ran, and at least one task failed",
         "The machines did their part; a task raised, was killed, or was lost for good.",
-        "The report names what failed. `--lf` runs only that again.",
+        "The report names what failed. `-k NAME` runs only tasks of that name.",
     ),
     (
         "2",

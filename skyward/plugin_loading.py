@@ -120,8 +120,6 @@ class Loader:
         points: Sequence[EntryPoint] | None,
     ) -> Iterator[tuple[PluginInfo, Callable[[], object]]]:
         for name, module in BUILTIN.items():
-            if find_spec(module) is None:
-                continue
             yield (
                 PluginInfo(name=name, distribution=PROJECT, version=_version()),
                 partial(import_module, module),

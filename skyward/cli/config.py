@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from skyward.cli.console import make_table, show_table, write, write_json
+from skyward.cli.console import make_table, short_path, show_table, write, write_json
 from skyward.cli.shell import Shell, pass_shell
 from skyward.config import Config, KeyPath, Setting, is_secret, join_key, unknown_option
 from skyward.errors import ConfigError
@@ -112,16 +112,20 @@ def _plain(value: Any) -> Any:
 
 
 def _toml(settings: Mapping[KeyPath, Setting], with_origin: bool) -> Iterator[str]:
-    table: KeyPath | None = None
-    for key, setting in sorted(
-        settings.items(), key=lambda item: (len(item[0]) > 1, item[0][:-1], item[0][-1])
-    ):
-        if key[:-1] != table and len(key) > 1:
-            yield from ([""] if table is not None else [])
-            yield f"[{join_key(key[:-1])}]"
-        table = key[:-1]
-        line = f"{join_key(key[-1:])} = {_toml_value(setting.value)}"
-        yield f"{line:<40}  # {setting.origin}" if with_origin else line
+    """Top-level keys first, then one table after the other."""
+    ordered = sorted(settings.items(), key=lambda item: (len(item[0]) > 1, item[0][:-1], item[0][-1]))
+    lines = [
+        (key[:-1], f"{join_key(key[-1:])} = {_toml_value(setting.value)}", setting.origin)
+        for key, setting in ordered
+    ]
+    width = min(max((len(line) for _, line, _ in lines), default=0), 40)
+    last: KeyPath = ()
+    for table, line, origin in lines:
+        if table != last:
+            yield from [""] if last else []
+            yield f"[{join_key(table)}]"
+        last = table
+        yield f"{line:<{width}}  # {short_path(origin)}" if with_origin else line
 
 
 def _toml_value(value: Any) -> str:

@@ -78,13 +78,20 @@ def make_console(stream: IO[str] | None, **options: Any) -> Console:
     return Console(**{**settings, **options})
 
 
-def make_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in the house style: capitals on top, no lines, numbers (`right`) to the right."""
+def make_table(*columns: str, right: Sequence[str] = (), wrap: Sequence[str] = ()) -> Table:
+    """An empty table in the house style: capitals on top, no lines, numbers (`right`) to the right.
+
+    On a terminal too narrow for it, the columns of `wrap` and the last one fold.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(column.upper(), justify="right" if column in right else "left", overflow="fold")
+        folds = column in (*wrap, columns[-1])
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(
+            column.upper(), justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis"
+        )
     return table
 
 
@@ -123,6 +130,14 @@ def _plain(value: object) -> object:
     if isinstance(value, (set, frozenset, tuple)):
         return sorted(value, key=repr)
     return str(value)
+
+
+def short_path(path: str) -> str:
+    """A path as people write it: relative below the current directory, with `~` below the home directory."""
+    here, home = f"{os.getcwd()}/", f"{os.path.expanduser('~')}/"
+    if path.startswith(here) and here != "/":
+        return path.removeprefix(here)
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) and home != "//" else path
 
 
 def one_line(text: str, limit: int = 2000) -> str:

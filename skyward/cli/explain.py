@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from skyward.explanations import Page
 
 
+PROSE_WIDTH = 88
+"""Columns of text to be read, on terminals that are wider."""
+
+
 def _complete_code(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
@@ -70,6 +74,11 @@ def _show_page(page: Page) -> None:
     if not is_terminal(sys.stdout):
         write(page.text)
         return
-    from rich.markdown import Markdown
+    from rich.text import Text
 
-    answer().print(Markdown(page.text))
+    console = answer()
+    console.width = min(console.width, PROSE_WIDTH)
+    for paragraph in page.text.rstrip().splitlines():
+        text = Text(paragraph.lstrip("# "), style="bold" if paragraph.startswith("#") else "")
+        text.highlight_regex(r"`[^`]+`", "cyan")
+        console.print(text)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from skyward.cli.console import make_table, show_table, write_json
+from skyward.cli.console import make_table, short_path, show_table, write_json
 from skyward.cli.shell import Shell, pass_shell, render
 from skyward.errors import ExitCode, SkywardWarning
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_shell
 def plugins(shell: Shell, hooks: bool, as_json: bool) -> int:
-    """List plugins and the hooks they implement.
+    """List plugins and the hooks they implement; with -v also their files.
 
     Exits with 3 if one of them is broken.
     """
@@ -40,7 +39,7 @@ def plugins(shell: Shell, hooks: bool, as_json: bool) -> int:
     elif hooks:
         _show_hooks(infos)
     else:
-        _show_plugins(infos)
+        _show_plugins(infos, with_files=shell.verbosity > 0)
     for problem in found.problems:
         render(problem)
     return ExitCode.INTERNAL if found.problems else ExitCode.OK
@@ -59,13 +58,17 @@ def _row(info: PluginInfo) -> dict[str, Any]:
     }
 
 
-def _show_plugins(infos: Sequence[PluginInfo]) -> None:
-    table = make_table("plugin", "state", "from", "load", "hooks", "file", right=("load",))
+def _show_plugins(infos: Sequence[PluginInfo], *, with_files: bool) -> None:
+    files = ("file",) if with_files else ()
+    table = make_table(
+        "plugin", "state", "from", "load", "hooks", *files, right=("load",), wrap=("from", "hooks")
+    )
     for info in infos:
-        source = f"{info.distribution} {info.version}".strip() or "-"
+        source = f"{info.distribution} {info.version}".strip() or short_path(info.origin) or "-"
         took = f"{info.load_ms:.1f} ms" if info.state == "loaded" else "-"
         hooks = " ".join(hook.removeprefix("skyward_") for hook in info.hooks) or "-"
-        table.add_row(info.name, info.state, source, took, hooks, short_path(info.origin) or "-")
+        row = (info.name, info.state, source, took, hooks, short_path(info.origin) or "-")
+        table.add_row(*row[: len(table.columns)])
     show_table(table)
 
 
@@ -76,9 +79,3 @@ def _show_hooks(infos: Sequence[PluginInfo]) -> None:
     for hook in HOOKS:
         table.add_row(hook, " ".join(info.name for info in infos if hook in info.hooks) or "-")
     show_table(table)
-
-
-def short_path(path: str) -> str:
-    """A path as people write it: below the home directory with `~`."""
-    home = str(Path.home())
-    return "~" + path[len(home) :] if home != "/" and path.startswith(home + "/") else path

@@ -36,22 +36,23 @@ class Standing:
     def status(self) -> str:
         if self.error is None:
             return "ready"
-        return "no credentials" if isinstance(self.error, CredentialsError) else "broken"
+        return "not set up" if isinstance(self.error, CredentialsError) else "broken"
 
     @property
     def credentials(self) -> str:
-        if not self.needs_credentials:
-            return "not needed"
+        """What the table says of them; the first cause is enough there."""
         if self.error is not None:
-            return "; ".join(self.error.facts) or self.error.message
-        return self.source or "found"
+            return (
+                self.error.facts[0] if self.error.facts else self.error.message.removeprefix(f"{self.name}: ")
+            )
+        return (self.source or "found") if self.needs_credentials else "not needed"
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_shell
 def providers(shell: Shell, as_json: bool) -> int:
-    """List providers, what they can do, and whether their credentials were found.
+    """List providers, what they can do, and whether their credentials were found; with -v also their plugins.
 
     Touches no network. Exits with 4 if none of them is ready.
     """
@@ -100,25 +101,23 @@ def _row(standing: Standing) -> dict[str, Any]:
 
 
 def _show(standings: list[Standing], shell: Shell) -> None:
-    table = make_table("provider", "config", "plugin", "can", "credentials", "status")
+    plugins = ("config", "plugin") if shell.verbosity > 0 else ()
+    table = make_table("provider", *plugins, "status", "can", "credentials", wrap=("can",))
     for standing in standings:
-        plugin = standing.plugin
-        source = f"{plugin.distribution} {plugin.version}".strip() or plugin.name if plugin else "-"
+        names = (f"sky.{standing.provider.Config.__name__}", _source(standing.plugin)) if plugins else ()
         abilities = can(standing.provider.capabilities)
-        table.add_row(
-            standing.name,
-            f"sky.{standing.provider.Config.__name__}",
-            source,
-            abilities,
-            standing.credentials,
-            standing.status,
-        )
+        table.add_row(standing.name, *names, standing.status, abilities, standing.credentials)
     show_table(table)
     ready = sum(standing.is_ready for standing in standings)
     shell.say(f"{ready} of {len(standings)} providers ready")
     for standing in standings:
         for hint in standing.error.hints if standing.error else ():
-            shell.hint(f"{standing.name}: {hint}")
+            if hint != "skyward providers":
+                shell.hint(f"{standing.name}: {hint}")
+
+
+def _source(plugin: PluginInfo | None) -> str:
+    return (f"{plugin.distribution} {plugin.version}".strip() or plugin.name) if plugin else "-"
 
 
 def can(capabilities: Capabilities) -> str:
