@@ -131,11 +131,11 @@ def _line(plot: _Plot, series: Series, color: str) -> Iterable[str]:
             f'<path d="{"".join(path)}" fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round"{dash}>'
             f"<title>{escape(series.label)}</title></path>"
         )
-    for moment, price in series.points:
-        if price is not None and moment >= plot.start:
-            tip = f"{series.label}: {price:,.4g} on {moment:%Y-%m-%d}"
+    for moment, value in series.points:
+        if value is not None and moment >= plot.start:
+            tip = f"{series.label}: {value:,.4g} on {moment:%Y-%m-%d}"
             yield (
-                f'<circle cx="{plot.x(moment)}" cy="{plot.y(price)}" r="3" fill="{color}">'
+                f'<circle cx="{plot.x(moment)}" cy="{plot.y(value)}" r="3" fill="{color}">'
                 f"<title>{escape(tip)}</title></circle>"
             )
 

@@ -128,12 +128,13 @@ def around(catalog: Catalog, matched: Matched, as_of: datetime | None = None) ->
         "currency": "USD",
         "excludes": ["tax", "storage", "egress"],
         "as_of": as_of,
-        "providers": [_provenance(item) for item in matched.providers],
+        "providers": [provenance(item) for item in matched.providers],
         "warnings": list(catalog.warnings),
     }
 
 
-def _provenance(item: Provenance) -> dict[str, Any]:
+def provenance(item: Provenance) -> dict[str, Any]:
+    """Where one provider's prices come from, for JSON."""
     return {
         "provider": item.provider,
         "layer": item.layer,
