@@ -59,6 +59,7 @@ class Plugins:
         self._owners: dict[tuple[Kind, str], PluginInfo] = {}
         self._registry: Registry | None = None
         self._told: set[tuple[str, str]] = set()
+        self._configured: Config | None = None
         self.problems: list[PluginError] = []
         """Plugins that could not be used as they are."""
         self.failures: list[PluginError] = []
@@ -261,11 +262,14 @@ class Plugins:
         return self._loader.manager.hook
 
     def configure(self, config: Config) -> None:
-        """Shows every plugin the effective configuration. A plugin that fails over it is a problem.
+        """Shows every plugin the effective configuration, once. A plugin that fails over it is a problem.
 
         Raises:
             SkywardError: a plugin refuses the configuration.
         """
+        if config == self._configured:
+            return
+        self._configured = config
         try:
             self._relay("skyward_configure", config=config)
         except PluginError as error:

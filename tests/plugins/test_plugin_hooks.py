@@ -16,6 +16,7 @@ import pytest
 import skyward
 from skyward import (
     Capabilities,
+    ConfigError,
     Endpoint,
     Instance,
     Offer,
@@ -31,6 +32,7 @@ from skyward import (
     events,
     hookimpl,
 )
+from skyward.config import Config, Places
 from skyward.errors import SkywardWarning
 from skyward.plugin_loading import HOOKS
 from skyward.plugins import Plugins
@@ -262,6 +264,36 @@ def test_a_plugin_that_fails_over_a_retry_has_no_opinion(plugins: Plugins, told:
     assert [error.message for error in told] == [
         "plugin 'bad' failed in skyward_retry_task: ZeroDivisionError: division by zero"
     ]
+
+
+def test_a_configuration_is_shown_once(plugins: Plugins) -> None:
+    seen: list[object] = []
+    plugins.register(hooks(skyward_configure=lambda config: seen.append(config)), "curious")
+    places = Places.find({"SKYWARD_HOME": "/nowhere"})
+
+    plugins.configure(Config(places=places))
+    plugins.configure(Config(places=places))
+
+    assert seen == [Config(places=places)]
+
+
+def test_a_plugin_may_refuse_the_configuration_but_not_crash_over_it(
+    plugins: Plugins, told: list[PluginError]
+) -> None:
+    places = Places.find({"SKYWARD_HOME": "/nowhere"})
+    plugins.register(hooks(skyward_configure=lambda config: 1 / 0), "clumsy")
+
+    plugins.configure(Config(places=places))
+    assert [error.message for error in told] == [
+        "plugin 'clumsy' failed in skyward_configure: ZeroDivisionError: division by zero"
+    ]
+
+    def refuse(config: object) -> None:
+        raise ConfigError("the budget is spent")
+
+    plugins.register(hooks(skyward_configure=refuse), "accountant")
+    with pytest.raises(ConfigError, match="the budget is spent"):
+        plugins.configure(Config(places=places, files=(Path("x"),)))
 
 
 # -- raising ---------------------------------------------------------------------------------------------------------------
