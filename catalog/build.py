@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
@@ -135,7 +135,10 @@ def build(sources: Path, out: Path) -> BuildReport:
     gathered.problems += [problem for table in tables.values() for problem in table.problems]
     digests = {name: sha256_of(sources / f"{name}.csv") for name in tables}
     _check_windows(gathered, tables["price_windows"])
-    shapes = _gather_aws(gathered, tables, digests)
+    moto = _moto_release(gathered, tables["moto"])
+    if gathered.problems:
+        return _refused(gathered, out)
+    shapes = _gather_aws(gathered, tables, digests, moto)
     _gather_digitalocean(gathered, tables, digests)
     _gather_verda(gathered, tables["verda_instance_types"], digests)
     _gather_vastai(gathered, tables["vastai_indicative"], digests)
@@ -148,10 +151,25 @@ def build(sources: Path, out: Path) -> BuildReport:
     newest = max((row["observed_at"] for row in gathered.offers), default=datetime(1970, 1, 1))
     gathered.problems += _implausible(compiled, newest)
     if gathered.problems:
-        return BuildReport(out=out, problems=tuple(gathered.problems), notes=tuple(gathered.notes))
-    inputs = {f"{name}.csv": digest for name, digest in digests.items()}
-    inputs["moto"] = installed_version("moto")
+        return _refused(gathered, out)
+    inputs = {f"{name}.csv": digest for name, digest in digests.items()} | _other_inputs()
     return write_snapshot(compiled, out, version=f"{newest:%Y.%m.%d}", inputs=inputs, notes=gathered.notes)
+
+
+def _refused(gathered: Gathered, out: Path) -> BuildReport:
+    return BuildReport(out=out, problems=tuple(gathered.problems), notes=tuple(gathered.notes))
+
+
+def _other_inputs() -> dict[str, str]:
+    """What the snapshot is made of besides the tables beside this recipe."""
+    plugin, accelerators = find_spec("skyward_aws"), find_spec("skyward.builtin")
+    places = {"corrections.csv": plugin, "accelerators.csv": accelerators}
+    found = {
+        name: sha256_of(Path(spec.submodule_search_locations[0], name))
+        for name, spec in places.items()
+        if spec and spec.submodule_search_locations
+    }
+    return found | {name: installed_version(name) for name in ("moto", "pyarrow")}
 
 
 def _implausible(compiled: Mapping[str, pa.Table], newest: datetime) -> list[str]:
@@ -188,9 +206,8 @@ def _snapshots(provider: str, rows: Iterable[Row], file: str, digest: str) -> It
 
 
 def _gather_aws(
-    gathered: Gathered, tables: Mapping[str, Table], digests: Mapping[str, str]
+    gathered: Gathered, tables: Mapping[str, Table], digests: Mapping[str, str], moto: Row
 ) -> dict[str, Shape]:
-    moto = _moto_release(gathered, tables["moto"])
     shapes = shapes_of(_moto_json("instance_types.json.gz").values())
     listed = {(row["region"], row["instance_type"]): row for row in tables["aws_on_demand"].rows}
     offered: set[tuple[str, str]] = set()
@@ -219,18 +236,20 @@ def _moto_release(gathered: Gathered, table: Table) -> Row:
     return {"observed_on": datetime(1970, 1, 1), "source": "moto"}
 
 
-def _moto_json(name: str) -> Any:
+def _moto_directory() -> Path:
     spec = find_spec("moto")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("EC2's shapes are compiled from moto: uv pip install moto")
-    path = Path(spec.submodule_search_locations[0], "ec2", "resources", name)
-    return json.loads(gzip.decompress(path.read_bytes()))
+    return Path(spec.submodule_search_locations[0], "ec2", "resources")
+
+
+def _moto_json(name: str) -> Any:
+    return json.loads(gzip.decompress((_moto_directory() / name).read_bytes()))
 
 
 def _moto_offerings() -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Region -> instance type -> zone ids, in order of regions. A type offered in no zone is offered in the region."""
-    root = Path(find_spec("moto").submodule_search_locations[0], "ec2", "resources")  # type: ignore
-    for path in sorted((root / "instance_type_offerings" / "region").glob("*.json.gz")):
+    for path in sorted((_moto_directory() / "instance_type_offerings" / "region").glob("*.json.gz")):
         name = path.name
         zones = prices.zones_of(_moto_json(f"instance_type_offerings/availability-zone-id/{name}"))
         regional = prices.zones_of(_moto_json(f"instance_type_offerings/region/{name}"))
@@ -239,8 +258,6 @@ def _moto_offerings() -> Iterator[tuple[str, dict[str, list[str]]]]:
 
 def _dated(offer: Offer, listed: Row | None) -> Offer:
     """The offer with the day and source of its list price, where it has one."""
-    from dataclasses import replace
-
     if offer.usd_per_hour is None or listed is None:
         return offer
     return replace(offer, observed_at=listed["observed_on"], source=listed["source"])

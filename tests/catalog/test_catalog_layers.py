@@ -108,7 +108,7 @@ def test_the_users_own_file_comes_before_everything(make_catalog: MakeCatalog, p
         (
             "acme.csv",
             "provider,region,instance_type,usd_per_hour,vcpus,memory_gib\n../x,n,m1,0.2,4,16\n",
-            "provider",
+            "offers of '../x'",
         ),
         (
             "acme.csv",
