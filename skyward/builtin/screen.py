@@ -78,7 +78,7 @@ class Screen:
 
     def rule(self, title: str, fill: str = "=", *styles: str) -> None:
         """A title in the middle of a line of `fill`."""
-        room = max(self.width - cells(title) - 2, 6)
+        room = max(self.width - cells(title) - 2, 2)
         left = room // 2
         self.line(self.paint(f"{fill * left} {title} {fill * (room - left)}", *styles))
 

@@ -30,6 +30,10 @@ MAX_TAILS = 1000
 MAX_FAILURES = 25
 PROGRESS_EVERY_S = 10.0
 """How often a stream that is no terminal hears how far many tasks have come."""
+_ENDED_BY = {6: "stopped by a guard", 129: "hung up", 130: "interrupted", 143: "terminated"}
+"""Exit codes of runs that somebody cut short."""
+_PLAIN_STEPS = ("connect", "workers")
+"""Steps of every node, whose details are worth a look only with -v."""
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 skyward_event_types: tuple[type[events.Event], ...] = ()
@@ -140,7 +144,8 @@ class Display:
         self.screen.rule("skyward run starts", "=", "bold")
         for line in event.header:
             self.screen.line(line)
-        self.screen.line(f"run {event.run}: {collected(event.tasks)} from {event.target}")
+        what = f"collected {_count(event.tasks, 'task')} from {event.target}"
+        self.screen.line(f"run {event.run}: {what if event.tasks else f'{event.target} sends its own tasks'}")
         self.screen.line()
 
     def _run_finished(self, event: events.RunFinished) -> None:
@@ -186,6 +191,7 @@ class Display:
             f"bootstrap  {event.nodes}/{pool.wanted}  {self._good('ok')}  {seconds(pool.phase_s()):>6}   {slots}{detail}"
         )
         pool.ready(event)
+        self._tasks.slots += event.slots
         self._told_progress_at = time.monotonic()
         self._follow()
 
@@ -261,7 +267,9 @@ class Display:
         tag = f"n{event.node} | " if self.verbosity < 1 else f"n{event.node} {self._tasks.label(event)} | "
         tag = self.screen.paint(tag, "dim")
         for line in lines:
-            self.screen.line(tag + (self._odd(line) if event.stream == "stderr" else line), stamped=True)
+            self.screen.line(
+                tag + (self._odd(line) if event.stream in ("err", "stderr") else line), stamped=True
+            )
 
     def _tell_progress(self) -> None:
         now = time.monotonic()
@@ -343,6 +351,8 @@ class Display:
         if report.failures:
             self.screen.line()
             self.screen.rule("short run summary", "=", "bold")
+        elif self.verbosity >= 0:
+            self.screen.line()
         for failure in report.failures[:MAX_FAILURES]:
             line = f"{failure.verdict.upper()} {self._tasks.label(failure)} - {first_line(failure.error)}"
             self.screen.line(clip(line, self.screen.width) if self.screen.is_terminal else line)
@@ -352,14 +362,15 @@ class Display:
 
     def _last_line(self, report: RunReport) -> str:
         counts = counted(report.failed, report.lost, report.cancelled, report.succeeded) or "nothing was run"
+        if ended := _ENDED_BY.get(report.exit_code):
+            counts = f"{ended}: {counts}"
         line = f"{counts} in {seconds(report.duration_s)}"
         if not report.nodes:
             return line
         line += f" on {_count(report.nodes, 'node')} {self._dot} {money(report.usd)}"
         if report.exit_code == 7:
             return f"{line} {self._dot} CLEAN-UP IS INCOMPLETE"
-        gone = self._pool.ended >= self._pool.up > 0
-        return f"{line} {self._dot} all nodes terminated" if gone else line
+        return f"{line} {self._dot} all nodes terminated" if self._pool.is_given_back() else line
 
     # -- small words -------------------------------------------------------------------------------------------
 
@@ -404,7 +415,7 @@ class _PoolStory:
         return self.up == self.wanted
 
     def step(self, event: events.StepFinished) -> None:
-        if event.detail and event.error is None:
+        if event.detail and event.error is None and event.step not in _PLAIN_STEPS:
             self.detail = event.detail
 
     def ready(self, event: events.PoolReady) -> None:
@@ -422,6 +433,10 @@ class _PoolStory:
         more = f"  and {len(named) - at_most} more" if len(named) > at_most else ""
         return "  ".join(named[:at_most]) + more
 
+    def is_given_back(self) -> bool:
+        """Whether every machine that was rented has been ended; those one has anyway just go on."""
+        return self.ended >= self.up and any(one.offer.usd_per_hour != 0 for _, one, _ in self._instances)
+
     def spending(self) -> str:
         """What the machines have cost so far; nothing of those that cost nothing."""
         now, usd = time.monotonic(), 0.0
@@ -435,6 +450,7 @@ class _TaskStory:
 
     def __init__(self, slowest: int | None, label: Callable[[str, int], str] | None) -> None:
         self.total = 0
+        self.slots = 0
         self._label = label
         self._numbered: set[str] = set()
         self.verdicts = dict.fromkeys(("failed", "lost", "cancelled", "succeeded"), 0)
@@ -505,7 +521,8 @@ class _TaskStory:
             share = [f"[{'#' * filled}{'-' * (20 - filled)}] {self.done}/{self.total}"]
         elif self.done:
             share = [f"{self.done} done"]
-        running = [f"{len(self._running)} running"] if self._running else []
+        count = min(len(self._running), self.slots)  # the others wait on their node already
+        running = [f"{count} running"] if count else []
         return [*share, *self._odd_counts(), *running] or ["waiting for tasks"]
 
     def _odd_counts(self) -> list[str]:
@@ -520,10 +537,6 @@ def counted(failed: int, lost: int, cancelled: int, succeeded: int) -> str:
     """`1 failed, 7 passed`: what is not zero, worst first."""
     named = ((failed, "failed"), (lost, "lost"), (cancelled, "cancelled"), (succeeded, "passed"))
     return ", ".join(f"{count} {word}" for count, word in named if count)
-
-
-def collected(tasks: int) -> str:
-    return f"collected {_count(tasks, 'task')}" if tasks else "tasks are made as it goes,"
 
 
 def _count(count: int, noun: str) -> str:
@@ -561,7 +574,7 @@ def first_line(error: BaseException | None) -> str:
     return f"{name}: {text}" if text else name
 
 
-_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+)(?:, in (?P<name>.+))?$')
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+)(?:, in (?P<name>.+))?$', re.MULTILINE)
 
 
 def explain(error: BaseException | None) -> list[str]:
@@ -569,11 +582,10 @@ def explain(error: BaseException | None) -> list[str]:
     if error is None:
         return []
     text = _traceback_text(error)
-    if not text:
-        lines = [f"E   {first_line(error)}"]
-        lines += [f"E   {clean(line)}" for line in _later_lines(error)]
-    else:
+    if _FRAME.search(text):
         lines = list(_short(text.rstrip().splitlines()))
+    else:
+        lines = [f"E   {first_line(error)}", *(f"E   {clean(line)}" for line in _later_lines(error))]
     return lines + [f"    {clean(fact)}" for fact in getattr(error, "facts", ())]
 
 

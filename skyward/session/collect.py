@@ -14,7 +14,7 @@ from skyward.api.compute import Compute, PendingCompute, _Group
 from skyward.errors import ArgumentError, TargetError
 from skyward.model.task import Task, TaskOptions
 from skyward.session.arguments import Call, Signature
-from skyward.session.target import Function, Target, is_driver
+from skyward.session.target import Function, Target, is_driver, is_source, name_of, undecorated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Wishes:
 
 
 def driver_of(target: Target, wishes: Wishes) -> Driver | None:
-    """The target's driver, where it is one; a generator is none, because its calls are collected.
+    """The target's driver, where it is one.
 
     Raises:
         ArgumentError: the words do not fit, or `--map` and `--each` are asked of a driver.
@@ -83,7 +83,7 @@ def driver_of(target: Target, wishes: Wishes) -> Driver | None:
                 hints=["name the @sky.compute function instead"],
             )
     call = signature.from_words(wishes.words)
-    return Driver(id=target.label(function), function=function, call=call)
+    return Driver(id=target.label(function), function=undecorated(function), call=call)
 
 
 def collect(target: Target, wishes: Wishes) -> list[Task]:
@@ -99,18 +99,22 @@ def collect(target: Target, wishes: Wishes) -> list[Task]:
             f"--map needs one task, and {target.text} has {len(target.functions)}", facts=[names]
         )
     rows: Sequence[Any] = [None] if wishes.rows is None else wishes.rows
-    tasks = []
+    tasks: list[Task] = []
     for function in target.functions:
         signature = Signature.of(function, target.spelled(function))
-        calls = [signature.from_words(wishes.words, row) for row in rows]
-        tasks += [make_task(function, call) for call in calls]
+        for call in [signature.from_words(wishes.words, row) for row in rows]:
+            tasks += _tasks_of(function, call)
     return tasks
 
 
-def make_task(function: Function, call: Call) -> Task:
+def _tasks_of(function: Function, call: Call) -> list[Task]:
+    """The call itself, or the calls that a generator yields."""
+    if is_source(function):
+        yielded = undecorated(function)(*call.args, **call.kwargs)
+        return pending_calls(yielded, name_of(function)) or []
     if isinstance(function, Compute):
-        return as_task(function(*call.args, **call.kwargs))
-    return Task(function, call.args, call.kwargs or None)
+        return [as_task(function(*call.args, **call.kwargs))]
+    return [Task(function, call.args, call.kwargs or None)]
 
 
 def as_task(pending: PendingCompute[Any]) -> Task:

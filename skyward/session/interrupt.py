@@ -95,6 +95,7 @@ class Interrupts:
             _say("still cleaning up; Ctrl-C again leaves at once")
             return
         self._is_stopping = True
+        _say(f"{Interrupted(signum).word} - cleaning up; Ctrl-C leaves at once")
         raise Interrupted(signum)
 
     def _on_alarm(self, _signum: int, _frame: FrameType | None) -> None:

@@ -308,25 +308,38 @@ def _same(value: Any, fits: bool, kind: Any) -> Any:
     return value
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any, room: float = math.inf) -> Any:
     """The value as JSON can hold it without loss a reader would notice: tuples become arrays, dataclasses objects.
 
     Raises:
-        TypeError: it cannot; show its `repr` instead.
+        TypeError: it cannot, or it is larger than `room` values and characters; show its `repr` instead.
     """
-    if value is None or (isinstance(value, str | bool | int) and not isinstance(value, enum.Enum)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, list | tuple):
-        return [to_json(each) for each in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: to_json(each) for key, each in value.items()}
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return {name: to_json(getattr(value, name)) for name in value.__dataclass_fields__}
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return _Encoder(room).of(value)
+
+
+class _Encoder:
+    """Counts what it has converted, so that a value that is too large is given up early."""
+
+    def __init__(self, room: float) -> None:
+        self._room = room
+
+    def of(self, value: Any) -> Any:
+        self._room -= len(value) if isinstance(value, str) else 1
+        if self._room < 0:
+            raise TypeError("the value is too large")
+        if value is None or (isinstance(value, str | bool | int) and not isinstance(value, enum.Enum)):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        if isinstance(value, list | tuple):
+            return [self.of(each) for each in value]
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {key: self.of(each) for key, each in value.items()}
+        if isinstance(value, pathlib.PurePath):
+            return str(value)
+        if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+            return {name: self.of(getattr(value, name)) for name in value.__dataclass_fields__}
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 # -- in words --------------------------------------------------------------------------------------------------

@@ -16,17 +16,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import os
+import reprlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from skyward.config import make_private
-from skyward.model.event import Event
+from skyward.model.event import Event, TaskFinished, TaskStarted
 from skyward.session.kinds import to_json
 
 RUNS = "runs"
@@ -34,8 +36,8 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case: sorts like numbers, and no letter is mistaken for a digit."""
 _EPOCH_S = 1_704_067_200
 """2024-01-01 UTC; six letters of seconds since then last until 2058."""
-MAX_VALUE_BYTES = 64 * 1024
-"""Values whose JSON or `repr` is longer are kept cut, and say so."""
+VALUE_ROOM = 16 * 1024
+"""Values and characters of one value that are kept; a larger one is kept shortened, as its `repr`."""
 
 
 def new_id(now: float | None = None) -> str:
@@ -49,16 +51,17 @@ def new_id(now: float | None = None) -> str:
 
 
 class Store:
-    """One run's directory, open for appending. Writing may come from any thread."""
+    """One run's directory, open for appending. Writing may come from any thread. `redact` takes secrets out."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, redact: Callable[[str], str] = str) -> None:
         self.directory = directory
+        self._redact = redact
         self._lock = threading.Lock()
         self._files: dict[str, IO[str]] = {}
         self._is_closed = False
 
     @classmethod
-    def create(cls, state: Path, run: str) -> Store:
+    def create(cls, state: Path, run: str, redact: Callable[[str], str] = str) -> Store:
         """A new directory below `state`, readable by its owner only.
 
         Raises:
@@ -66,11 +69,11 @@ class Store:
         """
         directory = make_private(state / RUNS) / run
         directory.mkdir(mode=0o700)
-        return cls(directory)
+        return cls(directory, redact)
 
     def write(self, name: str, document: Mapping[str, Any]) -> None:
         """One JSON document as a whole file; a reader sees all of it or none."""
-        text = json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(self._plain(document), indent=2, ensure_ascii=False) + "\n"
         beside = self.directory / f".{name}"
         with os.fdopen(
             os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8"
@@ -80,16 +83,27 @@ class Store:
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """One line of JSON; after `close` it is dropped."""
-        line = json.dumps(plain(record), ensure_ascii=False, separators=(",", ":")) + "\n"
+        self._append(name, self._plain(record))
+
+    def event(self, event: Event) -> None:
+        """The event as a line. Those that come by the thousand hold no text of the user's, and are not searched."""
+        record = plain({"event": type(event).__name__, **fields(event)})
+        is_bare = isinstance(event, TaskStarted) or (
+            isinstance(event, TaskFinished) and event.report.error is None
+        )
+        self._append("events.jsonl", record if is_bare else redacted(record, self._redact))
+
+    def _plain(self, record: Mapping[str, Any]) -> Any:
+        return redacted(plain(record), self._redact)
+
+    def _append(self, name: str, record: Any) -> None:
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
         with self._lock:
             if self._is_closed:
                 return
             if name not in self._files:
                 self._files[name] = self._open(name)
             self._files[name].write(line)
-
-    def event(self, event: Event) -> None:
-        self.append("events.jsonl", {"event": type(event).__name__, **fields(event)})
 
     def close(self) -> None:
         with self._lock:
@@ -138,6 +152,17 @@ def _plain(value: Any) -> Any:
         return safe_repr(value)
 
 
+def redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """JSON with every text redacted, keys left alone."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redacted(each, redact) for each in value]
+    if isinstance(value, dict):
+        return {key: redacted(each, redact) for key, each in value.items()}
+    return value
+
+
 def describe_error(error: BaseException) -> dict[str, Any]:
     """Type and text of an exception, and the traceback of the other side where there is one."""
     return {
@@ -148,20 +173,31 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     }
 
 
-def describe_value(value: Any) -> dict[str, Any]:
-    """`value` where JSON can hold it, otherwise its `repr`; the other one is None."""
+def describe_value(value: Any, room: float = math.inf) -> dict[str, Any]:
+    """`value` where JSON can hold it, otherwise its `repr`; the other one is None.
+
+    What takes more than `room` values and characters is shown shortened.
+    """
     try:
-        return {"value": to_json(value), "repr": None}
+        return {"value": to_json(value, room), "repr": None}
     except (TypeError, RecursionError):
-        return {"value": None, "repr": safe_repr(value)}
+        return {"value": None, "repr": safe_repr(value) if room == math.inf else short_repr(value)}
 
 
-def clipped(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, unless it is large: then the beginning of its text."""
-    text = described["repr"] if described["repr"] is not None else json.dumps(described["value"])
-    if len(text) <= MAX_VALUE_BYTES:
-        return dict(described)
-    return {"value": None, "repr": text[:MAX_VALUE_BYTES], "cut_bytes": len(text) - MAX_VALUE_BYTES}
+def brief(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name, each as JSON where that is small, else as a shortened `repr`."""
+    described = {name: describe_value(value, VALUE_ROOM) for name, value in named.items()}
+    return {name: each["value"] if each["repr"] is None else each["repr"] for name, each in described.items()}
+
+
+def short_repr(value: Any) -> str:
+    """`repr` with the middle of everything long left out."""
+    return _SHORT.repr(value)[:8000]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxother, _SHORT.maxstring, _SHORT.maxlong = 6, 2000, 2000, 2000
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxarray = 50
 
 
 def safe_repr(value: Any) -> str:

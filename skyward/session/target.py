@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -288,7 +289,7 @@ def _no_task(module: ModuleType, location: str, wanted: str) -> TargetError:
 
 
 def _all_tasks(module: ModuleType, location: str) -> tuple[Function, ...]:
-    """`main` where it is a driver, otherwise every `@sky.compute` function the module defines."""
+    """`main` where it is decorated with `@sky.pool`, otherwise every `@sky.compute` function the module defines."""
     main = vars(module).get("main")
     if main is not None and is_pooled(main):
         return (main,)
@@ -336,20 +337,45 @@ def name_of(function: Function) -> str:
 
 def is_pooled(function: Function) -> bool:
     """Whether the function is decorated with `@sky.pool`."""
-    return hasattr(function, "__skyward_pool__")
+    return getattr(function, "__code__", None) in _codes_of_pooled()
+
+
+@cache
+def _codes_of_pooled() -> frozenset[CodeType]:
+    """The code objects that every function decorated with `@sky.pool` shares."""
+    from skyward.api.pool import pool
+
+    async def coroutine() -> None: ...
+
+    return frozenset(pool(each).__code__ for each in (lambda: None, coroutine))
+
+
+def pool_arguments(function: Function) -> dict[str, Any]:
+    """The arguments of its `@sky.pool`; none where it is not decorated so."""
+    if not is_pooled(function):
+        return {}
+    return dict(inspect.getclosurevars(function).nonlocals["options"])
+
+
+def undecorated(function: Function) -> Function:
+    """What `@sky.pool` decorates; the run has a pool already."""
+    return getattr(function, "__wrapped__") if is_pooled(function) else function  # noqa: B009
 
 
 def is_driver(function: Function) -> bool:
     """Whether the function runs here, with the pool active, rather than on a node.
 
-    That is one decorated with `@sky.pool`, a generator of pending calls, and a plain function that mentions a
-    `@sky.compute` function, itself or through functions of its own module.
+    That is one decorated with `@sky.pool`, and a plain function that mentions a `@sky.compute` function, itself
+    or through functions of its own module.
     """
-    if isinstance(function, Compute):
+    if isinstance(function, Compute) or is_source(function):
         return False
-    if is_pooled(function) or inspect.isgeneratorfunction(function):
-        return True
-    return isinstance(function, FunctionType) and _mentions_tasks(function, set())
+    return is_pooled(function) or (isinstance(function, FunctionType) and _mentions_tasks(function, set()))
+
+
+def is_source(function: Function) -> bool:
+    """Whether the function yields the calls of a run; it runs here, before there are machines."""
+    return not isinstance(function, Compute) and inspect.isgeneratorfunction(undecorated(function))
 
 
 def _mentions_tasks(function: FunctionType, seen: set[int]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from skyward.errors import TargetError
 from skyward.session import target
-from skyward.session.target import Target, is_driver, load
+from skyward.session.target import Target, is_driver, is_source, load, pool_arguments, undecorated
 
 
 @pytest.fixture
@@ -247,8 +247,47 @@ def test_drivers_are_told_from_tasks(project: Path) -> None:
     module = load("train.py:main").module
 
     drivers = [name for name, value in vars(module).items() if callable(value) and is_driver(value)]
+    sources = [name for name, value in vars(module).items() if callable(value) and is_source(value)]
 
-    assert drivers == ["main", "calls", "indirect"]
+    assert drivers == ["main", "indirect"]
+    assert sources == ["calls"]
+
+
+POOLED = """
+    import skyward as sky
+
+    @sky.compute
+    def part(): return 1
+
+    @sky.pool(nodes=2, memory="1GB")
+    def main(): return 3
+
+    @sky.pool
+    async def later(): return 4
+
+    @sky.pool(nodes=3)
+    def calls(): yield part()
+"""
+
+
+def test_a_pooled_function_is_a_driver_that_brings_its_pools_arguments(project: Path) -> None:
+    write(project / "train.py", POOLED)
+    module = load("train.py").module
+
+    assert is_driver(module.main)
+    assert pool_arguments(module.main) == {"provider": None, "nodes": 2, "memory": "1GB"}
+    assert undecorated(module.main)() == 3
+    assert is_driver(module.later)
+    assert pool_arguments(module.later) == {}
+    assert is_source(module.calls)
+    assert pool_arguments(module.calls)["nodes"] == 3
+    assert pool_arguments(module.part) == {}
+
+
+def test_a_file_whose_main_is_pooled_means_main(project: Path) -> None:
+    write(project / "train.py", POOLED)
+
+    assert names(load("train.py")) == ["main"]
 
 
 def test_a_task_of_another_module_makes_a_driver_too(project: Path) -> None:

@@ -1,0 +1,81 @@
+"""What is noted of a run while it happens: its machines, how its tasks ended, and every event on disk.
+
+A plugin on `skyward_event` for as long as the run lasts. Imports `model`, `contracts` and the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from skyward.contracts.hookspecs import hookimpl
+from skyward.model import event as events
+from skyward.model.instance import Instance
+from skyward.model.report import TaskReport
+from skyward.session.store import Store, utc
+
+MAX_FAILURES = 1000
+"""Failed tasks whose reports are kept; the others are counted."""
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """One machine, from launch to end; times are seconds since the epoch."""
+
+    node: int
+    instance: Instance
+    launched_at: float
+    ready_at: float | None = None
+    terminated_at: float | None = None
+    slots: int = 0
+
+    def as_json(self, *, is_free: bool) -> dict[str, Any]:
+        offer = self.instance.offer
+        rate = 0.0 if is_free else offer.usd_per_hour or None
+        until = self.terminated_at or time.time()
+        return {
+            "node": self.node,
+            "provider": self.instance.provider,
+            "id": self.instance.id,
+            "instance_type": offer.instance_type,
+            "region": self.instance.region or offer.region or None,
+            "address": self.instance.public_address,
+            "pricing": offer.pricing,
+            "slots": self.slots,
+            "usd_per_hour": rate,
+            "usd": None if rate is None else round(rate * (until - self.launched_at) / 3600, 6),
+            "launched_at": utc(self.launched_at),
+            "ready_at": None if self.ready_at is None else utc(self.ready_at),
+            "terminated_at": None if self.terminated_at is None else utc(self.terminated_at),
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Recorder:
+    """Listens to the events of one run. Called from one thread at a time."""
+
+    store: Store | None = None
+    nodes: dict[int, NodeRecord] = field(default_factory=dict)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    failures: list[TaskReport] = field(default_factory=list)
+
+    @hookimpl
+    def skyward_event(self, event: events.Event) -> None:
+        match event:
+            case events.InstanceLaunched(node=node, instance=instance, at=at):
+                self.nodes[node] = NodeRecord(node, instance, at)
+            case events.NodeReady(node=node, slots=slots, at=at) if node in self.nodes:
+                self.nodes[node].ready_at, self.nodes[node].slots = at, slots
+            case events.InstanceTerminated(node=node, at=at) if node in self.nodes:
+                self.nodes[node].terminated_at = at
+            case events.TaskFinished(report=report, final=True):
+                self.verdicts[report.verdict] += 1
+                if report.verdict in ("failed", "lost") and len(self.failures) < MAX_FAILURES:
+                    self.failures.append(report)
+        self._keep(event)
+
+    def _keep(self, event: events.Event) -> None:
+        if self.store is not None:
+            self.store.event(event)
