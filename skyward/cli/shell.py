@@ -305,14 +305,18 @@ def flush(code: int) -> int:
         if error.errno != errno.EPIPE and code == ExitCode.OK:
             failure = OutputError(f"cannot write to standard output: {error.strerror}")
             render(failure)
-            return int(failure.exit_code)
+            code = int(failure.exit_code)
     except ValueError:
         pass  # closed by the command
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _abandon(sys.stderr)
     return code
 
 
 def _abandon(stream: TextIO) -> None:
-    """What is still buffered goes nowhere, so that the interpreter does not complain of it at exit."""
+    """What is still buffered goes nowhere, so that the interpreter does not fail over it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

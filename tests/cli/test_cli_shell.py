@@ -102,7 +102,8 @@ def command(arguments: Sequence[str]) -> list[str]:
 
 
 def environment(home: Path, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    base = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    dropped = ("NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED")
+    base = {name: value for name, value in os.environ.items() if name not in dropped}
     base |= {"PYTHONPATH": f"{ROOT}:{home}", "TERM": "xterm-256color", "COLUMNS": "80"}
     for name, value in (changes or {}).items():
         base.pop(name, None)
@@ -312,8 +313,9 @@ def test_commands_of_plugins_are_not_looked_up_without_autoload(run: Skyward) ->
 # -- streams and signals -------------------------------------------------------------------------------------------
 
 
-def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
-    script = f"{sys.executable} -m skyward acme flood 20000 | head -n 1; echo ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("lines", [2, 20000])
+def test_a_reader_that_leaves_is_no_error(home: Path, lines: int) -> None:
+    script = f"{sys.executable} -m skyward acme flood {lines} | head -n 1; echo ${{PIPESTATUS[0]}}"
 
     result = subprocess.run(
         ["bash", "-c", script], env=environment(home), capture_output=True, text=True, timeout=60
@@ -323,10 +325,14 @@ def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("unbuffered", [None, "1"])
 @pytest.mark.parametrize("lines", ["1", "20000"])
-def test_a_full_disk_is_one_clear_error(run: Skyward, lines: str) -> None:
+def test_a_full_disk_is_one_clear_error(run: Skyward, lines: str, unbuffered: str | None) -> None:
+    env = {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        result = run("acme", "flood", lines, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        result = run(
+            "acme", "flood", lines, env=env, capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
 
     assert result.returncode == 2
     assert result.stderr.splitlines()[0].endswith("No space left on device  [SKW104]")
