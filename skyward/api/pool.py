@@ -348,9 +348,10 @@ class ComputePool(target.Target):
         The future works with `concurrent.futures.wait` and, through `asyncio.wrap_future`, with asyncio.
         """
         if isinstance(what, PendingCompute):
+            task = _joined(what)
             if args or kwargs:
                 raise ArgumentError("submit takes a pending call alone: its arguments are in it already")
-            return self._need().submit(_joined(what))
+            return self._need().submit(task)
         return self._need().submit(call(what, args, kwargs))
 
     # -- what it is ----------------------------------------------------------------------------------------------

@@ -16,15 +16,14 @@ from skyward.testing.engines import ThreadEngine
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted:
-    """`launches` are what each launch does: an error to raise, or how many machines to give (None: all)."""
+    """`launches` are what each launch does: raise an error, give so many machines (None: all), or launch all of them
+    and lose the answer ("lost")."""
 
     launches: list[Any] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     alive: dict[str, sky.Instance] = field(default_factory=dict)
     prices: tuple[float, ...] = (1.0,)
     on_terminate: Callable[[], None] = field(default=lambda: None)
-    on_launch: Callable[[], None] = field(default=lambda: None)
-    on_connect: Callable[[sky.Instance], None] = field(default=lambda instance: None)
 
 
 class ScriptedProvider(sky.Provider):
@@ -50,11 +49,10 @@ class ScriptedProvider(sky.Provider):
 
     def launch(self, request: sky.LaunchRequest) -> Sequence[sky.Instance]:
         self.config.log.append(f"launch {request.count} {request.offer.instance_type}")
-        self.config.on_launch()
         what = self.config.launches.pop(0) if self.config.launches else None
         if isinstance(what, BaseException):
             raise what
-        count = request.count if what is None else what
+        count = request.count if what in (None, "lost") else what
         instances = [
             sky.Instance(
                 id=f"{request.token}/{number}", provider=self.name, offer=request.offer, tags=request.tags
@@ -62,6 +60,8 @@ class ScriptedProvider(sky.Provider):
             for number in range(count)
         ]
         self.config.alive.update({one.id: one for one in instances})
+        if what == "lost":
+            raise OSError("the answer was lost")
         return instances
 
     def instances(self, pool: str) -> Sequence[sky.Instance]:
@@ -75,7 +75,6 @@ class ScriptedProvider(sky.Provider):
             self.config.alive.pop(id, None)
 
     def connect(self, instance: sky.Instance) -> sky.Endpoint:
-        self.config.on_connect(instance)
         return sky.Endpoint(kind="local")
 
 
