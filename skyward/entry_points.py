@@ -40,10 +40,14 @@ class EntryPoint:
     distribution: str
     version: str
 
+    @property
+    def module(self) -> str:
+        return self.value.partition("[")[0].partition(":")[0].strip()
+
     def load(self) -> Any:
         """What it names; imports its module."""
-        module, _, attribute = self.value.partition("[")[0].partition(":")
-        found: Any = import_module(module.strip())
+        attribute = self.value.partition("[")[0].partition(":")[2]
+        found: Any = import_module(self.module)
         for part in filter(None, attribute.strip().split(".")):
             found = getattr(found, part)
         return found

@@ -75,6 +75,15 @@ class PluginInfo:
         return f"{self.name!r} ({source})" if source else repr(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One plugin that is there to be loaded, and the module it is in."""
+
+    info: PluginInfo
+    module: str
+    load: Callable[[], object]
+
+
 class Loader:
     """The plugins that were found, by name, in the order of loading."""
 
@@ -84,6 +93,8 @@ class Loader:
         self.manager.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
         self._found = found
+        self._seen: list[_Source] = []
+        self._blocked: dict[str, None] = {}
 
     def load_all(
         self,
@@ -99,18 +110,16 @@ class Loader:
             PluginError: a name the user gave is no plugin and no module (exit 2).
         """
         wanted = [*_split(environ.get("SKYWARD_PLUGINS", "")), *names]
-        blocked = dict.fromkeys(name[3:] for name in wanted if name.startswith("no:"))
-        explicit = [
-            name for name in dict.fromkeys(wanted) if not name.startswith("no:") and name not in blocked
-        ]
-        for name in blocked:
-            self.manager.set_blocked(name)
+        self._blocked = dict.fromkeys(name[3:] for name in wanted if name.startswith("no:"))
+        explicit = [name for name in dict.fromkeys(wanted) if not name.startswith("no:")]
         with _watchdog() as loading:
-            for info, load in self._sources(explicit, start, environ, points):
-                loading(info.name)
-                self._load(info, load)
-        for name in blocked:
-            self.infos.setdefault(name, PluginInfo(name=name, state="blocked"))
+            for source in self._sources(explicit, start, environ, points):
+                loading(source.info.name)
+                self._load(source)
+        known = {name for source in self._seen for name in (source.info.name, source.module)}
+        for name in self._blocked:
+            if name not in known:
+                self.infos[name] = PluginInfo(name=name, state="blocked")
 
     def _sources(
         self,
@@ -118,37 +127,40 @@ class Loader:
         start: Path,
         environ: Mapping[str, str],
         points: Sequence[EntryPoint] | None,
-    ) -> Iterator[tuple[PluginInfo, Callable[[], object]]]:
+    ) -> Iterator[_Source]:
+        """What there is to load. A plugin may be meant by its name or by that of its module."""
         for name, module in BUILTIN.items():
-            yield (
-                PluginInfo(name=name, distribution=PROJECT, version=_version()),
-                partial(import_module, module),
-            )
+            info = PluginInfo(name=name, distribution=PROJECT, version=_version())
+            yield _Source(info, module, partial(import_module, module))
         is_auto = autoload(environ)
         if points is None:
             points = _installed(environ) if is_auto or explicit else ()
         for point in points:
-            if point.group == PROJECT and (is_auto or point.name in explicit):
+            if point.group == PROJECT and (is_auto or {point.name, point.module} & {*explicit}):
                 info = PluginInfo(name=point.name, distribution=point.distribution, version=point.version)
-                yield info, point.load
+                yield _Source(info, point.module, point.load)
+        met = {name for source in self._seen for name in (source.info.name, source.module)}
         for name in explicit:
-            if name not in self.infos:
+            if name not in met and name not in self._blocked:
                 _require_module(name, start, known=tuple(self.infos))
-                yield PluginInfo(name=name), partial(import_module, name)
+                yield _Source(PluginInfo(name=name), name, partial(import_module, name))
         if file := find_skyfile(start):
-            yield PluginInfo(name=SKYFILE, origin=str(file)), partial(_import_skyfile, file)
+            info = PluginInfo(name=SKYFILE, origin=str(file))
+            yield _Source(info, SKYFILE, partial(_import_skyfile, file))
 
-    def _load(self, info: PluginInfo, load: Callable[[], object]) -> None:
+    def _load(self, source: _Source) -> None:
+        info = source.info
+        self._seen.append(source)
         if info.name in self.infos:
             self._found(_doubled(self.infos[info.name], info))
             return
-        if self.manager.is_blocked(info.name):
+        if {info.name, source.module} & {*self._blocked}:
             self.infos[info.name] = replace(info, state="blocked")
             return
         began = time.perf_counter()
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is the answer, whatever a plugin prints
-                self.add(load(), info)
+                self.add(source.load(), info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a stranger's module, SystemExit included
@@ -166,6 +178,9 @@ class Loader:
         """
         if info.name in self.infos:
             raise _doubled(self.infos[info.name], info)
+        if other := self.manager.get_name(plugin):
+            message = f"plugin {info.label} is the same object as plugin {self.infos[other].label}"
+            raise PluginError(message, plugin=info.name)
         info = replace(info, origin=info.origin or getattr(plugin, "__file__", None) or "")
         try:
             self.manager.register(plugin, info.name)

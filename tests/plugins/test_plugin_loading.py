@@ -180,6 +180,30 @@ def test_blocking_what_is_not_installed_is_fine_and_listed(load: Load) -> None:
     assert state(load("no:whatever"), "whatever") == "blocked"
 
 
+@pytest.mark.parametrize("name", ["acme", "acme_module"])
+def test_a_plugin_is_meant_by_its_name_and_by_its_module(load: Load, project: Path, name: str) -> None:
+    module(project, "acme_module", "")
+    points = (point("acme", "acme_module"),)
+
+    for environ in ({}, {"SKYWARD_DISABLE_PLUGIN_AUTOLOAD": "1"}):
+        plugins = load(name, points=points, **environ)
+        assert [info.name for info in plugins.listing()][6:] == ["acme"]
+        assert not plugins.problems
+
+    blocked = load(f"no:{name}", points=points)
+    assert [(info.name, info.state) for info in blocked.listing()][6:] == [("acme", "blocked")]
+
+
+def test_one_module_under_two_names_is_told_shortly(load: Load, project: Path) -> None:
+    module(project, "acme", "")
+
+    (problem,) = load(points=(point("acme", "acme"), point("twin", "acme", "other", "0.1"))).problems
+
+    assert (
+        problem.message == "plugin 'twin' (other 0.1) is the same object as plugin 'acme' (acme-clouds 2.0)"
+    )
+
+
 # -- the skyfile -----------------------------------------------------------------------------------------------------
 
 
