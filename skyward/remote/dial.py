@@ -139,7 +139,7 @@ def _resolve(route: Route, deadline: Deadline) -> list[Any]:
 
     try:
         return ask(socket.AI_NUMERICHOST)
-    except OSError:
+    except (OSError, UnicodeError):
         pass  # a name
     seconds = deadline.left(route.timeout_s)
     try:

@@ -28,7 +28,7 @@ def log_in(transport: FastTransport, route: Route, deadline: Deadline) -> None:
     """
     facts: list[str] = []
     offered = 0
-    agent = _Agent(route) if route.use_agent else None
+    agent = _Agent(route, deadline) if route.use_agent else None
     try:
         for name, key in _keys(route, agent, facts):
             offered += 1
@@ -124,15 +124,16 @@ def _hints(route: Route, facts: list[str]) -> list[str]:
 class _Agent:
     """The user's ssh-agent, asked with a deadline because a hung one must not hang us."""
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, deadline: Deadline) -> None:
         self._route = route
+        self._deadline = deadline
         self._agent: paramiko.Agent | None = None
 
     def list_keys(self) -> list[paramiko.AgentKey]:
         if not os.environ.get("SSH_AUTH_SOCK"):
             return []
         try:
-            self._agent = bounded(paramiko.Agent, _AGENT_S)
+            self._agent = bounded(paramiko.Agent, self._deadline.left(min(_AGENT_S, self._route.timeout_s)))
         except (TimeoutError, paramiko.SSHException, OSError):
             return []
         listed = {_public(path) for path in self._route.identity_files} if self._route.only_listed else None

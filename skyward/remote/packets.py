@@ -20,6 +20,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import paramiko
@@ -268,12 +269,21 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         """Blocks until `n` bytes lie in the buffer, from `_start`."""
         while self._end - self._start < n:
             self._make_room(n)
-            got = self._sock.recv_into(self._view[self._end :])
+            got = self._receive(self._view[self._end :])
             if self.is_starting and hasattr(socket, "TCP_QUICKACK"):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            if not got:
-                raise EOFError
             self._end += got
+
+    def _receive(self, view: memoryview) -> int:
+        try:
+            got: int = self._sock.recv_into(view)
+        except OSError:
+            if self._is_closed:
+                raise EOFError from None
+            raise
+        if not got:
+            raise EOFError
+        return got
 
     def _make_room(self, n: int) -> None:
         """Moves what is left (less than a packet) to the front, into a larger buffer if need be."""
@@ -309,9 +319,15 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         try:
             super().run()
         finally:
-            for sink in list(self.packetizer.sinks.values()):
-                sink.end()
+            with ExitStack() as stack:  # each of them hears of it, whatever another one does
+                for sink in list(self.packetizer.sinks.values()):
+                    stack.callback(sink.end)
             self.packetizer.sinks.clear()
+
+    def stop_thread(self) -> None:
+        """Wakes the thread, which then ends; paramiko would look at private parts of the socket while it waits."""
+        self.active = False
+        self.packetizer.close()
 
     def register(self, sink: Sink) -> None:
         """From now on `sink` gets the data of its channel, and first what came before."""

@@ -95,14 +95,16 @@ def _handshake_error(
     """`error` is None where the peer was silent."""
     said = transport.packetizer.greeting
     phase = "key exchange" if transport.remote_version else "banner"
-    if error is None and phase == "banner":
-        what = f"connected, but no SSH greeting within {seconds:.3g} s: busy, frozen, or not an SSH server"
-    elif error is None:
-        what = f"silent in the key exchange for {seconds:.3g} s (it greeted with {said!r})"
-    elif phase == "banner" and said:
+    if phase == "banner" and said:
         what = f"does not speak SSH: it says {said[:80]!r}"
+    elif phase == "banner" and error is None:
+        what = f"connected, but no SSH greeting within {seconds:.3g} s: busy, frozen, or not an SSH server"
     elif phase == "banner":
         what = "hung up before any SSH greeting"
+    elif error is None:
+        what = f"silent in the key exchange for {seconds:.3g} s (it greeted with {said!r})"
+    elif "ncompatible version" in str(error):
+        what = f"speaks another version of SSH: {said!r}"
     elif isinstance(error, paramiko.ssh_exception.IncompatiblePeer) or "ncompatible" in str(error):
         what = f"offers only algorithms that are obsolete or unknown here ({said!r}): {error}"
     else:
@@ -282,7 +284,11 @@ class SSHStream:
                 if self._callback is None:
                     self._arrived.put(data)
                     return
-        self._callback(data)
+        try:
+            self._callback(data)
+        except BaseException:
+            self._callback = None  # it is broken, and so is the connection now; `end` shall not fail as well
+            raise
         self._consumed(len(data))
 
     def deliver_stderr(self, data: bytes) -> None:

@@ -65,11 +65,12 @@ def _plan(endpoint: Endpoint, depth: int) -> Route:
     host = said.get("hostname") or endpoint.host
     jump, command = _way(endpoint, said)
     identities = endpoint.identity_files or tuple(said.get("identityfile", ()))
+    port, user = _port(endpoint, said), endpoint.user or said.get("user") or getpass.getuser()
     return Route(
-        label=_label(endpoint),
+        label=_label(endpoint, host, port, user),
         host=host,
-        port=_port(endpoint, said),
-        user=endpoint.user or said.get("user") or getpass.getuser(),
+        port=port,
+        user=user,
         known_as=said.get("hostkeyalias") or host,
         host_keys=endpoint.host_keys,
         known_hosts=_expand(
@@ -85,8 +86,11 @@ def _plan(endpoint: Endpoint, depth: int) -> Route:
     )
 
 
-def _label(endpoint: Endpoint) -> str:
-    return f"{endpoint.alias} ({endpoint})" if endpoint.alias not in (None, endpoint.host) else str(endpoint)
+def _label(endpoint: Endpoint, host: str, port: int, user: str) -> str:
+    """Where we really go, and what the user called it if that differs."""
+    target = str(Endpoint(host=host, port=port, user=user))
+    name = endpoint.alias or endpoint.host
+    return target if name in (host, target) else f"{name} ({target})"
 
 
 def _port(endpoint: Endpoint, said: Mapping[str, Any]) -> int:
@@ -160,7 +164,7 @@ def _lines(path: Path, base: Path, depth: int = 0) -> Iterator[str]:
                     yield from _lines(included, base, depth + 1)
             yield block  # an Include does not end the block it stands in
             continue
-        if word.lower() == "match" and "exec" in rest.lower().split():
+        if word.lower() == "match" and not {"exec", "!exec"}.isdisjoint(rest.lower().split()):
             line = "Host !*"
         if word.lower() in ("host", "match"):
             block = line

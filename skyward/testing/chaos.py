@@ -176,7 +176,7 @@ class _Link:
     async def run(self, up: Lane, down: Lane) -> None:
         (client_reader, client), (server_reader, server) = self._ends
         pumps = [self._pump(client_reader, server, up), self._pump(server_reader, client, down)]
-        with suppress(ConnectionError):
+        with suppress(OSError):
             await asyncio.gather(*pumps)
 
     def reset(self) -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -99,6 +100,7 @@ class SSHServer:
         self._init_pid = 0
         self._sshd: subprocess.Popen[bytes] | None = None
         self._known: dict[int, Any] = {}
+        self._lock = threading.RLock()  # tests kill machines from timers
         if self.user != getpass.getuser() and not self.isolated:
             raise RuntimeError(f"only root can make an account for {self.user!r}")
 
@@ -128,29 +130,32 @@ class SSHServer:
 
     def stop(self) -> None:
         """Ends every process of the machine and removes its files. Idempotent."""
-        self._end_everything()
-        if hasattr(self, "directory"):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with self._lock:
+            self._end_everything()
+            if hasattr(self, "directory"):
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def kill(self, what: Victim = "everything") -> None:
         """SIGKILL for the `listener` (sessions go on), the `sessions` (the listener goes on), or `everything`:
         the machine died, and `restart` boots it again with the same disk."""
-        if what == "everything":
-            self._end_everything()
-            return
-        listener, sessions = self._sshd_processes()
-        for process in listener if what == "listener" else sessions:
-            _send(process, signal.SIGKILL)
-        if what == "listener" and self._sshd is not None:
-            _end(self._sshd)
+        with self._lock:
+            if what == "everything":
+                self._end_everything()
+                return
+            listener, sessions = self._sshd_processes()
+            for process in listener if what == "listener" else sessions:
+                _send(process, signal.SIGKILL)
+            if what == "listener" and self._sshd is not None:
+                _end(self._sshd)
 
     def restart(self) -> None:
         """A new sshd; the machine is booted first where it died. Sessions of a living machine go on."""
-        if self.isolated and self._init is None:
-            self._boot()
-            return
-        self.kill("listener")
-        self._start_sshd()
+        with self._lock:
+            if self.isolated and self._init is None:
+                self._boot()
+                return
+            self.kill("listener")
+            self._start_sshd()
 
     def freeze(self) -> None:
         """Every process stops, as on a machine that hangs; connections stay open and silent."""
@@ -363,6 +368,8 @@ class SSHServer:
     def _end_everything(self) -> None:
         if not hasattr(self, "name"):
             return
+        if self._sshd is not None:
+            self._sshd.send_signal(signal.SIGCONT)  # nsenter stops with its child, and must reap it
         if self._init is not None:
             if self._init_pid:
                 _kill(self._init_pid)

@@ -174,10 +174,13 @@ def test_writing_to_a_command_that_has_ended_is_an_error(connection: Connection)
     assert read_all(stream) == b""
     assert stream.exit_status() == 3
 
-    with pytest.raises(ConnectionLost):
+    def write_on() -> None:
         for _ in range(100):
             stream.write(bytes(MB))
             time.sleep(0.01)
+
+    with pytest.raises(ConnectionLost):
+        write_on()
 
 
 def test_the_status_of_a_running_command_is_unknown(connection: Connection) -> None:
