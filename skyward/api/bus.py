@@ -28,20 +28,27 @@ class EventBus:
         self._queue: SimpleQueue[Event | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: set[int] = set()
+        self._wanted: dict[type[Event], bool] = {}
 
     def on(self, kind: type[E], handler: Callable[[E], object]) -> None:
         """Calls `handler` with each event of this kind, and of kinds derived from it."""
         self._handlers.append((kind, handler))
+        self._wanted.clear()
 
     def forward(self, tell: Callable[[Event], object], wants: Callable[[type[Event]], bool]) -> None:
         """Hands every event on to listeners who know themselves what they want."""
         self._forwards.append((tell, wants))
+        self._wanted.clear()
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether anybody listens to events of this kind."""
-        return any(issubclass(kind, wanted) for wanted, _ in self._handlers) or any(
-            wants(kind) for _, wants in self._forwards
-        )
+        """Whether anybody listens to events of this kind. Asked several times per task, so it is remembered."""
+        found = self._wanted.get(kind)
+        if found is None:
+            found = any(issubclass(kind, wanted) for wanted, _ in self._handlers) or any(
+                wants(kind) for _, wants in self._forwards
+            )
+            self._wanted[kind] = found
+        return found
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._tell_all, name="skyward-events", daemon=True)

@@ -462,6 +462,13 @@ def _joined(pending: Any) -> PendingCompute[Any]:
             hints=["sky.gather(f(1), f(2)) >> pool", "sky.gather(map(f, range(9))) >> pool"],
         )
     pending._sent = True
+    for value in pending.args:
+        if isinstance(value, _Unsent):
+            _settle(value)
+            raise ArgumentError(
+                f"an argument of {pending.name} is a call that has not been run: {value!r}",
+                hints=["x = f(1) >> pool; g(x) >> pool"],
+            )
     return pending
 
 

@@ -86,6 +86,11 @@ def test_every_worker_runs_a_broadcast_once_and_results_come_by_rank(pool: sky.C
     assert pool.broadcast(rank()) == (0, 1)
 
 
+def test_a_call_that_has_not_been_run_is_no_argument(pool: sky.ComputePool) -> None:
+    with pytest.raises(sky.ArgumentError, match="an argument of double is a call that has not been run"):
+        double(double(1)) >> pool  # type: ignore[arg-type]
+
+
 def test_a_group_gives_a_tuple_in_order(pool: sky.ComputePool) -> None:
     assert (double(1) & double(2) & fail(5)) >> pool == (2, 4, 5)
 

@@ -1,0 +1,154 @@
+"""The whole way over SSH: machines with nothing but sshd and python3, the user's project, and what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tasks_without_pytest import double, place, slowly
+
+import skyward as sky
+from skyward.testing.sshd import SSHServer
+
+ROOT = Path(sky.__file__).parent.parent
+
+
+def config_of(servers: list[SSHServer], directory: Path, identity: Path) -> dict[str, object]:
+    """Arguments of `sky.SSH`."""
+    known = directory / "known_hosts"
+    known.write_text("".join(server.known_hosts_lines for server in servers))
+    hosts = [f"{server.user}@{server.address}:{server.port}" for server in servers]
+    return {"hosts": hosts, "key": str(identity), "known_hosts": str(known)}
+
+
+@pytest.fixture
+def config(sshd_pair: tuple[SSHServer, SSHServer], tmp_path: Path, identity: Path) -> dict[str, object]:
+    return config_of(list(sshd_pair), tmp_path, identity)
+
+
+def test_work_goes_to_every_host_and_comes_back(config: dict[str, object]) -> None:
+    with sky.ComputePool(sky.SSH(**config), display="quiet") as pool:  # type: ignore[arg-type]
+        assert pool.total_slots == 2
+        assert double(3) >> sky == 6
+        assert pool.map(double, range(2000)) == [2 * x for x in range(2000)]
+        first, second = place() @ pool
+
+    assert first is not None
+    assert second is not None
+    hosts = [str(host).partition("@")[2] for host in config["hosts"]]  # type: ignore[attr-defined]
+    assert [f"{one.ip}:{one.ssh_port}" for one in (first, second)] == hosts
+    assert (first.rank, second.rank, first.world_size) == (0, 1, 2)
+    assert first.head_addr == second.head_addr == first.ip
+    assert second.ip == first.peers[1].ip
+
+
+PROGRAM = """
+import json, sys
+import skyward as sky
+from package.tools import triple
+
+@sky.compute
+def task(x: int) -> int:
+    return triple(x)
+
+@sky.pool(provider=sky.SSH(**json.loads(sys.argv[1])), display="quiet")
+def main():
+    print(sky.gather(task(x) for x in range(5)) >> sky, task(1) @ sky)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_the_users_project_travels(config: dict[str, object], tmp_path: Path) -> None:
+    import json
+
+    project = tmp_path / "project"
+    (project / "src" / "package").mkdir(parents=True)
+    (project / "pyproject.toml").write_text("[project]\nname = 'mine'\nversion = '1'\n")
+    (project / "src" / "package" / "__init__.py").touch()
+    (project / "src" / "package" / "tools.py").write_text("def triple(x):\n    return 3 * x\n")
+    (project / "jobs").mkdir()
+    (project / "jobs" / "job.py").write_text(textwrap.dedent(PROGRAM))
+
+    done = subprocess.run(
+        [sys.executable, "jobs/job.py", json.dumps(config)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{project / 'src'}"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+    assert done.stdout == "(0, 3, 6, 9, 12) (3, 3)\n", done.stderr
+
+
+def test_more_nodes_than_hosts_is_refused_before_anything_runs(config: dict[str, object]) -> None:
+    with pytest.raises(sky.CapacityError, match="3 nodes were asked for, and there are 2 hosts"):  # noqa: SIM117
+        with sky.ComputePool(sky.SSH(**config), nodes=3, display="quiet"):  # type: ignore[arg-type]
+            pass
+
+
+def test_a_host_that_is_down_fails_the_pool_and_is_named(
+    make_sshd: Callable[..., SSHServer], tmp_path: Path, identity: Path
+) -> None:
+    up, down = make_sshd(), make_sshd()
+    config = config_of([up, down], tmp_path, identity)
+    down.kill()
+
+    with pytest.raises(sky.HostUnreachable, match=down.address):  # noqa: SIM117
+        with sky.ComputePool(sky.SSH(**config), display="quiet"):  # type: ignore[arg-type]
+            pass
+
+
+def test_a_host_that_is_down_is_left_out_when_the_others_are_enough(
+    make_sshd: Callable[..., SSHServer], tmp_path: Path, identity: Path
+) -> None:
+    up, down = make_sshd(), make_sshd()
+    config = config_of([up, down], tmp_path, identity)
+    down.kill()
+    told: list[str] = []
+
+    pool = sky.ComputePool(sky.SSH(**config), min_nodes=1, display="quiet")  # type: ignore[arg-type]
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+    with pool:
+        assert pool.map(double, range(10)) == [2 * x for x in range(10)]
+
+    assert len(told) == 1
+    assert "node 1 is given up" in told[0]
+
+
+def test_an_unknown_host_is_refused(
+    make_sshd: Callable[..., SSHServer], tmp_path: Path, identity: Path
+) -> None:
+    server = make_sshd()
+    config = config_of([server], tmp_path, identity)
+    (tmp_path / "known_hosts").write_text("")
+
+    with pytest.raises(sky.HostKeyError):  # noqa: SIM117
+        with sky.ComputePool(sky.SSH(**config), display="quiet"):  # type: ignore[arg-type]
+            pass
+
+
+def test_a_node_that_dies_loses_no_task(
+    make_sshd: Callable[..., SSHServer], tmp_path: Path, identity: Path
+) -> None:
+    servers = [make_sshd(), make_sshd()]
+    config = config_of(servers, tmp_path, identity)
+    lost: list[int] = []
+    pool = sky.ComputePool(sky.SSH(**config), preemption="shrink", display="quiet")  # type: ignore[arg-type]
+    pool.on(sky.events.NodeLost, lambda event: lost.append(event.node))
+
+    with pool:
+        results = sky.gather((slowly(x) for x in range(40)), stream=True) >> pool
+        got = [next(results)]
+        servers[1].kill()
+        got += list(results)
+
+    assert sorted(got) == list(range(40))
+    assert lost == [1]
