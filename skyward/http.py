@@ -203,15 +203,22 @@ class JSONClient:
 
     def _read(self, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
         content = bytearray()
-        for chunk in response.stream(1 << 16):
+        while chunk := self._read_some(response, end):
             content += chunk
             if len(content) > self.largest_reply:
                 response.close()
                 raise _Unanswered(f"the reply is larger than {self.largest_reply} bytes")
-            if time.monotonic() > end:
-                response.close()
-                raise _Unanswered("the reply did not end within the deadline")
         return bytes(content)
+
+    def _read_some(self, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
+        """What has come, as soon as something has: waiting for more would let a server that drips hold us for ever."""
+        left = end - time.monotonic()
+        if left <= 0:
+            response.close()
+            raise _Unanswered("the reply did not end within the deadline")
+        if response.connection is not None and response.connection.sock is not None:  # type: ignore[attr-defined]
+            response.connection.sock.settimeout(left)  # type: ignore[attr-defined]
+        return response.read1(1 << 16)
 
     def _pool(self) -> urllib3.PoolManager:
         """Connections with verified certificates, through the proxy the environment names."""
@@ -315,12 +322,13 @@ def _reason(error: Exception) -> str:
     """urllib3's errors without the objects in them."""
     import urllib3
 
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "no answer within the deadline"
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return f"the certificate is not accepted: {error}"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return "cannot connect"
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
+    kinds = urllib3.exceptions
+    if isinstance(error, kinds.NameResolutionError):
         return "the name cannot be resolved"
+    if isinstance(error, kinds.NewConnectionError):  # also a TimeoutError to urllib3
+        return "cannot connect"
+    if isinstance(error, kinds.TimeoutError):
+        return "no answer within the deadline"
+    if isinstance(error, kinds.SSLError):
+        return f"the certificate is not accepted: {error}"
     return f"the connection broke ({type(error).__name__})"
