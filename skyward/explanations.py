@@ -65,8 +65,8 @@ PAGES = _pages(
     ),
     (
         "SKW104",
-        "standard output cannot be written to",
-        "The answer was ready, but writing it failed, usually because the disk behind the redirection is full.",
+        "the output cannot be written",
+        "Writing failed, usually because the disk behind the redirected output, or the one that holds our own files, is full.",
         "Free some space, or redirect the output elsewhere, and run the command again. Results of a run are also kept in its "
         "run directory.",
     ),

@@ -279,8 +279,11 @@ class Plugins:
 
     def collect(self, session: Any) -> list[Task]:
         """The tasks plugins add to a run."""
+        from skyward.model.task import Task
+
         answers = self._relay("skyward_collect", session=session)
-        return [task for answer in reversed(answers) for task in answer]
+        tasks = [_listed(answer, Task, "skyward_collect") for answer in reversed(answers)]
+        return [task for each in tasks for task in each]
 
     def modify_items(self, session: Any, items: list[Task]) -> None:
         """Lets plugins reorder, drop or replace `items`, in place."""
@@ -294,10 +297,11 @@ class Plugins:
 
     def bootstrap_steps(self, instance: Instance, image: Image) -> list[Step]:
         """The steps plugins add to preparing `instance`, in the order to run them."""
+        from skyward.contracts.step import Step
+
         answers = self._relay("skyward_bootstrap", instance=instance, image=image)
-        return sorted(
-            (step for answer in answers for step in answer), key=lambda step: (step.order, step.name)
-        )
+        steps = [step for answer in answers for step in _listed(answer, Step, "skyward_bootstrap")]
+        return sorted(steps, key=lambda step: (step.order, step.name))
 
     def instance_ready(self, instance: Instance, connection: Any) -> None:
         """Tells plugins of an instance before its first task.
@@ -310,6 +314,9 @@ class Plugins:
     def task_env(self, task: Task | None, instance: Instance) -> dict[str, str]:
         """Environment variables plugins give the workers of `instance`; later plugins win."""
         answers = self._relay("skyward_task_env", task=task, instance=instance)
+        for answer in answers:
+            if not isinstance(answer, Mapping):
+                raise PluginError(f"a plugin answered {answer!r} to skyward_task_env, not a mapping")
         return {key: str(value) for answer in reversed(answers) for key, value in answer.items()}
 
     def retry_task(self, report: TaskReport) -> bool | None:
@@ -498,6 +505,18 @@ def _complaint(value: Any, base: type[Any]) -> str:
     if base.__name__ == "Provider" and not isinstance(getattr(value, "Config", None), type):
         return f"{value.__name__} has no Config class"
     return ""
+
+
+def _listed(answer: Any, kind: type[T], hook: str) -> list[T]:
+    """The items of one plugin's answer, all of which are of this kind."""
+    try:
+        items = list(answer)
+    except TypeError:
+        items = [answer]
+    for item in items:
+        if not isinstance(item, kind):
+            raise PluginError(f"a plugin answered {item!r} to {hook}, not a {kind.__name__}")
+    return items
 
 
 def _failure(info: PluginInfo, hook: str, error: BaseException) -> PluginError:

@@ -120,26 +120,25 @@ class LazyGroup(click.Group):
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def _help(self, name: str) -> str:
-        return (
-            COMMANDS[name].help if name in COMMANDS else f"From {_installed_commands()[name].distribution}."
-        )
+        if name in COMMANDS:
+            return COMMANDS[name].help
+        point = _installed_commands()[name]
+        return f"From {point.distribution} {point.version}."
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in (_TASKS, _PRICES, _SETUP):
             if rows := [(n, e.help) for n, e in COMMANDS.items() if e.section == section and e.exists]:
                 with formatter.section(section):
                     formatter.write_dl(rows)
-        if rows := [
-            (name, f"From {point.distribution} {point.version}.")
-            for name, point in sorted(_installed_commands().items())
-        ]:
+        rows = [(name, self._help(name)) for name in sorted(_installed_commands())]
+        if rows:
             with formatter.section("From plugins"):
                 formatter.write_dl(rows)
 
 
 def _with_addopts(ctx: click.Context, name: str, args: list[str]) -> list[str]:
     """`[run] addopts` goes before what was typed, so that what was typed wins."""
-    if name != "run":
+    if name != "run" or ctx.resilient_parsing or {"-h", "--help"} & {*args}:
         return args
     import shlex
 
@@ -210,6 +209,8 @@ def invoke(arguments: Sequence[str]) -> int:
         except click.exceptions.Exit as error:
             return error.exit_code
         except SystemExit as error:
+            if isinstance(error.code, str):
+                click.echo(error.code, err=True)
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException as error:
             return complain(error, shell)

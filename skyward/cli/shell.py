@@ -153,7 +153,8 @@ def prepare(command: click.Command) -> click.Command:
     """
     taken = {spelling for param in command.params for spelling in (*param.opts, *param.secondary_opts)}
     for param in command.params:
-        param.callback = param.callback or _refuse_empty
+        if param.nargs != -1:  # the words of a task's own command line may be empty
+            param.callback = param.callback or _refuse_empty
     command.params += [option for option in global_options(hidden=True) if not taken & {*option.opts}]
     if isinstance(command, click.Group):
         for child in command.commands.values():
@@ -161,20 +162,24 @@ def prepare(command: click.Command) -> click.Command:
     return command
 
 
+_HelpInstead: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What a group without a command raises; click 8.1 prints the help page by itself."""
+
+
 # -- complaining -----------------------------------------------------------------------------------------------
 
 
 def complain(error: BaseException, shell: Shell) -> int:
     """Shows what ended a command on standard error, and gives the exit code."""
-    if isinstance(error, BrokenPipeError):
-        return ExitCode.OK  # the reader has seen enough
+    if isinstance(error, BrokenPipeError) and _reader_left():
+        return ExitCode.OK  # whoever read our output has seen enough
     if isinstance(error, Terminated):
         _stderr("terminated")
         return 128 + error.signum
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         _stderr("interrupted")
         return ExitCode.INTERRUPTED
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, _HelpInstead):
         _stderr(error.format_message())
         return ExitCode.USAGE
     if isinstance(error, click.ClickException):
@@ -185,6 +190,16 @@ def complain(error: BaseException, shell: Shell) -> int:
         _stderr("".join(traceback.format_exception(error)).rstrip())
     render(error)
     return int(error.exit_code)
+
+
+def _reader_left() -> bool:
+    """Whether one of our own streams is the pipe that broke, and not a socket of the command."""
+    import select
+
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def render(error: SkywardError) -> None:
@@ -246,16 +261,14 @@ def _write_log(error: BaseException) -> Path | None:
     return file
 
 
+_STYLES: dict[str, dict[str, Any]] = {"bold": {"bold": True}, "dim": {"dim": True}}
+
+
 def _styled(text: str, style: str) -> str:
+    """`style` is a colour, `bold` or `dim`."""
     if not console.has_color(sys.stderr):
         return text
-    return (
-        click.style(text, bold=True)
-        if style == "bold"
-        else click.style(text, dim=True)
-        if style == "dim"
-        else click.style(text, fg=style, bold=True)
-    )
+    return click.style(text, **_STYLES.get(style, {"fg": style, "bold": True}))
 
 
 def _stderr(line: str) -> None:
@@ -310,8 +323,10 @@ def flush(code: int) -> int:
         pass  # closed by the command
     try:
         sys.stderr.flush()
-    except (OSError, ValueError):
+    except OSError:
         _abandon(sys.stderr)
+    except ValueError:
+        pass
     return code
 
 

@@ -39,6 +39,11 @@ def fail(what):
     if what == "exit": sys.exit(41)
     if what == "text": sys.exit("bye")
     if what == "number": return 6
+    if what == "socket":
+        import socket
+        one, other = socket.socketpair()
+        other.close()
+        one.sendall(b"x")
     if what == "memory": raise MemoryError
     if what == "recursion": fail.callback("recursion")
     raise RuntimeError("nobody foresaw this")
@@ -267,7 +272,8 @@ def test_tracebacks_are_shown_with_vv(run: Skyward, arguments: list[str]) -> Non
         ("interrupt", 130, "interrupted\n"),
         ("abort", 130, "interrupted\n"),
         ("exit", 41, ""),
-        ("text", 1, ""),
+        ("text", 1, "bye\n"),
+        ("socket", 3, "error: internal error: BrokenPipeError: [Errno 32] Broken pipe"),
         ("number", 6, ""),
         ("memory", 3, "error: internal error: MemoryError  [SKW300]"),
         ("recursion", 3, "error: internal error: RecursionError: maximum recursion depth exceeded"),
@@ -286,6 +292,13 @@ def test_our_warnings_are_lines_and_others_stay_as_they_are(run: Skyward) -> Non
     assert result.stderr.startswith("warning: mind the gap\n  hint: step over it\n")
     assert "UserWarning: not ours" in result.stderr
     assert run("acme", "warn", "-qq").stderr.startswith("/")
+
+
+def test_a_broken_configuration_does_not_keep_help_away(run: Skyward, tmp_path: Path) -> None:
+    (tmp_path / "skyward.toml").write_text("[run]\naddopts = 3")
+
+    assert run("run", "--help").returncode == 0
+    assert run("run", "x:y").stderr.startswith("error: ")
 
 
 # -- commands of plugins -------------------------------------------------------------------------------------------

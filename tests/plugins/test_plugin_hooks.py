@@ -307,6 +307,24 @@ def test_what_a_plugin_raises_becomes_an_error_that_names_it(plugins: Plugins) -
         plugins.modify_offers([], Requirements())
 
 
+@pytest.mark.parametrize(
+    ("hook", "answer", "call"),
+    [
+        ("skyward_collect", [3], lambda plugins: plugins.collect(None)),
+        ("skyward_collect", 3, lambda plugins: plugins.collect(None)),
+        ("skyward_bootstrap", ["echo"], lambda plugins: plugins.bootstrap_steps(INSTANCE, skyward.Image())),
+        ("skyward_task_env", ["A=1"], lambda plugins: plugins.task_env(None, INSTANCE)),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(
+    plugins: Plugins, hook: str, answer: object, call: Callable[[Plugins], object]
+) -> None:
+    plugins.register(hooks(**{hook: lambda: answer}), "odd")
+
+    with pytest.raises(PluginError, match=f"a plugin answered .* to {hook}, not a "):
+        call(plugins)
+
+
 def test_our_own_errors_pass_as_they_are(plugins: Plugins) -> None:
     def refuse(instance: object) -> None:
         raise SkywardError("the driver is too old")
