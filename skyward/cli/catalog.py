@@ -349,7 +349,7 @@ def diff(
 
 
 def _state(text: str) -> object:
-    from skyward.cli.prices import parse_moment
+    from skyward.cli.moments import parse_moment
 
     if text in ("bundled", "live", "now"):
         return text

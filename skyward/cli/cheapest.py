@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from skyward.cli.offers import filter_options, query_fields, with_spec
+from skyward.cli.filters import filter_options, query_fields, with_spec
 from skyward.cli.render import Answer, column_of, format_option, show
 from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
 from skyward.cli.shell import Shell, pass_shell
@@ -53,16 +53,19 @@ def cheapest(shell: Shell, /, format: str, per: str, limit: int, ok_empty: bool,
     }
     with opened(shell) as catalog:
         query = question(catalog, wants, **fields)
-        result, matched = catalog.rows(query), catalog.matched(query)
+        result = catalog.rows(query)
+        # A program reads the age in each item; only people are told what else there is, and how old that is.
+        matched = catalog.matched(query) if format in ("table", "md") else None
         more = [*extra, *(["usd_per_vram_gib_hour"] if per == "vram" else [])]
         answer = Answer(
             schema="skyward.cheapest/1",
             result=result,
-            columns=View.of(matched).columns(*map(column_of, more)),
-            around={"catalog": around(catalog, matched, query.as_of), "matched": matched.total, "per": per},
+            columns=View.of(matched).columns(*map(column_of, more)) if matched else (),
+            around={"catalog": around(catalog, matched, query.as_of), "per": per},
         )
         if result.rows or format != "table":
             show(answer, format)
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
-        footer(shell, catalog, matched, len(result))
+        if matched is not None:
+            footer(shell, catalog, matched, len(result))

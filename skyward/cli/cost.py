@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from skyward.cli.offers import filter_options, query_fields, with_spec
+from skyward.cli.filters import filter_options, query_fields, with_spec
 from skyward.cli.render import Answer, Column, format_option, show
 from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
 from skyward.cli.shell import Shell, pass_shell

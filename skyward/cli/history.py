@@ -56,7 +56,8 @@ def history(
 
     SPEC is an accelerator (H100, A100:8) or an instance type. Prices are remembered at every refresh.
     """
-    from skyward.cli.prices import opened, parse_moment, question
+    from skyward.cli.moments import parse_moment
+    from skyward.cli.prices import opened, question
 
     start = parse_moment(since, "--since")
     end = parse_moment(until, "--until") if until else datetime.now(UTC)
@@ -79,7 +80,7 @@ def history(
 
 def _with_spec(spec: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """SPEC as an accelerator or, when it is none, as an instance type."""
-    from skyward.cli.offers import with_spec
+    from skyward.cli.filters import with_spec
     from skyward.cli.requirements import parse_accelerator
 
     if spec is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from skyward.cli import console
 from skyward.cli.render import Column, age, column_of, devices, vram
-from skyward.errors import ExitCode, NoOfferError, UnknownProviderError, UsageError
+from skyward.errors import ExitCode, NoOfferError, UnknownProviderError
 from skyward.model.accelerator import default_registry
 from skyward.model.money import format_usd
 from skyward.model.sizes import format_memory
@@ -31,12 +31,28 @@ EXCLUDED = "USD, ex. tax, storage, egress"
 @contextmanager
 def opened(shell: Shell) -> Iterator[Catalog]:
     """The catalog; what it refused to read is told when it is closed, after the answer."""
-    from skyward.catalog.store import open_catalog
+    with _nothing_collected():
+        from skyward.catalog.store import open_catalog
 
-    with open_catalog() as catalog:
-        yield catalog
-        for warning in catalog.warnings:
-            shell.warn(warning)
+        with open_catalog() as catalog:
+            yield catalog
+            for warning in catalog.warnings:
+                shell.warn(warning)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Garbage stays: looking for cycles while DuckDB is imported and rows are fetched is a tenth of the time of a
+    query, and the process ends right after."""
+    import gc
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def question(catalog: Catalog, wants: Requirements, **more: Any) -> OfferQuery:
@@ -75,44 +91,6 @@ def unknown_provider(name: str, known: Sequence[str]) -> UnknownProviderError:
     )
 
 
-# -- moments -------------------------------------------------------------------------------------------------------
-
-
-def parse_moment(text: str, option: str, now: datetime | None = None) -> datetime:
-    """A day ("2026-10-01", all of it), a moment of ISO 8601 (UTC without a zone), or an age ("30d" ago).
-
-    Raises:
-        UsageError: none of these, or in the future.
-    """
-    now = now or datetime.now(UTC)
-    moment = _iso(text) or _ago(text, now)
-    if moment is None:
-        raise UsageError(f"{option} {text!r} is no day and no age: write it like 2026-10-01 or 30d")
-    if moment.date() > now.date():
-        raise UsageError(f"{option} {text!r} is in the future")
-    return moment
-
-
-def _iso(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if len(text) <= 10:
-        moment += timedelta(days=1, microseconds=-1)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _ago(text: str, now: datetime) -> datetime | None:
-    from skyward.errors import SizeError
-    from skyward.model.sizes import parse_duration
-
-    try:
-        return now - timedelta(seconds=parse_duration(text))
-    except (SizeError, OverflowError):
-        return None
-
-
 # -- what every answer says around its rows ------------------------------------------------------------------------
 
 
@@ -121,14 +99,15 @@ def version(catalog: Catalog) -> str:
     return next((layer.manifest.version for layer in catalog.base if layer.manifest), "")
 
 
-def around(catalog: Catalog, matched: Matched, as_of: datetime | None = None) -> dict[str, Any]:
-    """The `catalog` block of a JSON document: where the prices come from and how old they are."""
+def around(catalog: Catalog, matched: Matched | None, as_of: datetime | None = None) -> dict[str, Any]:
+    """The `catalog` block of a JSON document: where the prices come from and, with `matched`, how old they are."""
+    providers = {} if matched is None else {"providers": [provenance(item) for item in matched.providers]}
     return {
         "version": version(catalog),
         "currency": "USD",
         "excludes": ["tax", "storage", "egress"],
         "as_of": as_of,
-        "providers": [provenance(item) for item in matched.providers],
+        **providers,
         "warnings": list(catalog.warnings),
     }
 

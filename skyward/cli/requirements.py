@@ -90,7 +90,6 @@ def requirements_of(given: Mapping[str, Any]) -> Requirements:
         UsageError: a value is not in its grammar, or two of them contradict each other.
     """
     from skyward.model.requirements import Requirements
-    from skyward.planner import parse_allocation
 
     read = {
         field: reader(given[key], f"--{key.replace('_', '-')}")
@@ -98,6 +97,8 @@ def requirements_of(given: Mapping[str, Any]) -> Requirements:
         if given.get(key) not in (None, (), [], "")
     }
     if "allocation" in read:
+        from skyward.planner import parse_allocation
+
         read["allocation"] = parse_allocation(read["allocation"])
     wants = Requirements(**read)
     for problem in _contradictions(wants, given):
