@@ -124,11 +124,13 @@ class _Catalogue:
 
     def _describe(self, ec2: Any, names: Iterable[str]) -> None:
         """Learns the shapes of types no region has described yet; they are the same everywhere."""
-        with self._lock:
+        with self._lock:  # or another region would go on without the types that are being asked for
             unknown = sorted(set(names) - self._described)
+            for chunk in _chunks(unknown, PER_CALL):
+                self._shapes.update(
+                    shapes_of(ec2.describe_instance_types(InstanceTypes=chunk)["InstanceTypes"])
+                )
             self._described |= set(unknown)
-        for chunk in _chunks(unknown, PER_CALL):
-            self._shapes.update(shapes_of(ec2.describe_instance_types(InstanceTypes=chunk)["InstanceTypes"]))
 
     def _on_demand(self, region: str) -> Prices:
         """The list prices of a region; from the public file where the account may not ask, and only at home."""
@@ -211,7 +213,8 @@ class _lines:
             raise ProviderError(f"aws: the price file {url} answered {self._reply.status}", provider="aws")
 
     def __enter__(self) -> Iterator[str]:
-        return io.TextIOWrapper(self._reply, encoding="utf-8", newline="")  # type: ignore[arg-type]
+        self._reply.auto_close = False  # or it is closed under the wrapper when its last byte was read
+        return io.TextIOWrapper(self._reply, encoding="utf-8", newline="")  # type: ignore[type-var]
 
     def __exit__(self, *_: object) -> None:
         self._reply.close()
