@@ -245,3 +245,44 @@ def test_any_value_is_either_taken_or_one_error(invoke: Invoke, line: list[str],
     assert answered.code in (0, 2), answered
     if answered.code == 2 and not answered.err.startswith("Usage: "):
         assert is_one_error(answered), answered
+
+
+QUERY_OPTIONS = [
+    "--gpu",
+    "--gpus",
+    "--vram",
+    "--cpu",
+    "--memory",
+    "--disk",
+    "--region",
+    "--provider",
+    "--zone",
+    "--machine",
+    "--allocation",
+    "--max-price",
+    "--min-reliability",
+    "--sort",
+    "--group-by",
+    "--columns",
+    "--limit",
+    "--as-of",
+    "--max-age",
+    "--format",
+    "--architecture",
+]
+NEARLY = st.from_regex(r"-?\d{0,4}(\.\d+)?(GB|h|d|%)?(\.\.)?\d{0,5}[a-zA-Z]*", fullmatch=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(
+    option=st.sampled_from(QUERY_OPTIONS),
+    value=TEXT | NEARLY,
+    command=st.sampled_from(["offers", "cheapest"]),
+)
+def test_any_value_of_a_query_is_an_answer_nothing_or_one_error(
+    invoke: Invoke, option: str, value: str, command: str
+) -> None:
+    answered = invoke(command, f"{option}={value}")
+
+    assert answered.code in (0, 2, 5), answered
+    assert answered.code != 2 or is_one_error(answered), answered

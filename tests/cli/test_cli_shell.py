@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -508,6 +512,45 @@ def test_piped_tables_are_neither_cut_nor_folded_nor_padded(run: Skyward) -> Non
     assert wide.split() == ["n" * 300, "1"]
     assert short.startswith("short [red]markup[/red] :smile:  ")
     assert all(line == line.rstrip() for line in (header, wide, short))
+
+
+def in_terminal(arguments: Sequence[str], home: Path, cwd: Path, *, columns: int, **env: str | None) -> str:
+    """What a terminal of that width is sent."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+            os.chdir(cwd)
+            os.execve(sys.executable, command(arguments), environment(home, {"COLUMNS": None, **env}))
+        finally:
+            os._exit(99)
+    sent = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            sent += chunk
+    except OSError:
+        pass  # the other side is closed
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return sent.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["plugins", "plugins -v", "providers", "explain", "explain SKW140", "acme table"]
+)
+def test_on_a_terminal_lines_fit_and_colours_obey(home: Path, tmp_path: Path, arguments: str) -> None:
+    colored = in_terminal(arguments.split(), home, tmp_path, columns=70)
+    plain = in_terminal(arguments.split(), home, tmp_path, columns=70, NO_COLOR="1")
+
+    assert "\x1b[" in colored
+    assert "\x1b" not in plain
+    assert (
+        re.sub(r"\x1b\[[0-9;]*m", "", colored).split() == plain.split() or "ms" in plain
+    )  # load times differ
+    hints = ("hint: ",)  # to be pasted: never folded by us
+    assert [line for line in plain.splitlines() if len(line) > 70 and not line.startswith(hints)] == []
 
 
 # -- one document ------------------------------------------------------------------------------------------------------
