@@ -27,7 +27,7 @@ help:
 	@touch $@
 
 demo: .venv/base
-	@$(BIN)/skyward run examples/census.py:census --nodes 2
+	@$(BIN)/skyward run examples/census.py:main --nodes 2
 
 test: .venv/test
 	@tests/install-sshd
