@@ -73,7 +73,7 @@ def _refreshed(
     except SkywardError as error:
         failure = error
     except Exception as error:  # a stranger's plugin; whatever it raises must not stop the other providers
-        failure = ProviderError(f"{name}: {type(error).__name__}: {error}", provider=name)
+        failure = ProviderError(f"{name}: the plugin failed: {type(error).__name__}: {error}", provider=name)
         failure.__cause__ = error
     else:
         rows, priced, changed, skipped = result

@@ -272,7 +272,7 @@ def test_progress_is_told_provider_by_provider(refresh: Refresh) -> None:
 
     assert [name for name, _ in told] == ["acme", "acme", "other", "other"]
     assert told[1][1] == "1 offers, 1 changed"
-    assert told[3][1].startswith("failed: other: ValueError")
+    assert told[3][1].startswith("failed: other: the plugin failed: ValueError")
 
 
 def test_a_refresh_leaves_nothing_but_two_good_generations(refresh: Refresh) -> None:
