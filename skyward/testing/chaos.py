@@ -76,7 +76,7 @@ class ChaosProxy:
         self._target = (host, port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-proxy", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.host, self.port = free_address()
@@ -120,14 +120,33 @@ class ChaosProxy:
     def _call(self, work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_STOP_S)
 
+    # asyncio's own server, and a cancelled `sock_accept`, lose a connection that is just being accepted.
+
     async def _open_server(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, self.host, self.port)
+        if self._listener is None:
+            self._listener = socket.create_server((self.host, self.port), backlog=128)
+            self._listener.setblocking(False)
+            self._loop.add_reader(self._listener, self._accept_waiting)
 
     async def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._accept_waiting()  # who is connected already stays so
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept_waiting(self) -> None:
+        assert self._listener is not None
+        with suppress(BlockingIOError):
+            while True:
+                self._accepted(self._listener.accept()[0])
+
+    def _accepted(self, client: socket.socket) -> None:
+        self.accepted += 1
+        client.setblocking(False)
+        task = self._loop.create_task(self._serve(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _cut(self) -> None:
         for link in list(self._links):
@@ -139,26 +158,23 @@ class ChaosProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while not self.up.is_flowing:  # the handshake of a partitioned network goes nowhere either
-            await asyncio.sleep(_POLL_S)
+    async def _serve(self, client: socket.socket) -> None:
+        link = None
         try:
-            link = _Link(reader, writer, *await asyncio.open_connection(*self._target))
-        except OSError:
-            _reset(writer)
-            return
-        self._links.add(link)
-        try:
+            while not self.up.is_flowing:  # a partitioned network connects nobody
+                await asyncio.sleep(_POLL_S)
+            link = _Link(
+                *await asyncio.open_connection(sock=client), *await asyncio.open_connection(*self._target)
+            )
+            self._links.add(link)
             await link.run(self.up, self.down)
+        except OSError:
+            pass
         finally:
-            self._links.discard(link)
-            link.reset()
+            if link is not None:
+                self._links.discard(link)
+                link.reset()
+            _reset(client)
 
 
 class _Link:
@@ -181,7 +197,8 @@ class _Link:
 
     def reset(self) -> None:
         for _, writer in self._ends:
-            _reset(writer)
+            _reset(writer.get_extra_info("socket"))
+            writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane) -> None:
         held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS_HELD)
@@ -235,9 +252,9 @@ async def _send(writer: asyncio.StreamWriter, data: bytes, lane: Lane) -> None:
         await asyncio.sleep(len(data) / lane.bytes_per_s)
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """Both sides notice at once, and nothing lingers."""
-    sock = writer.get_extra_info("socket")
+def _reset(sock: Any) -> None:
+    """Closing it, now or later, resets the connection: the other side notices at once, and nothing lingers."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    if isinstance(sock, socket.socket):
+        sock.close()

@@ -35,6 +35,11 @@ def read_all(stream: Stream) -> bytes:
     return b"".join(iter(lambda: stream.read(MB), b""))
 
 
+def send(stream: Stream, data: bytes) -> None:
+    stream.write(data)
+    stream.close_write()
+
+
 def in_thread(work: Any) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -64,7 +69,7 @@ def test_bytes_arrive_as_they_were_sent_in_both_directions(connection: Connectio
     sent = random.Random(1).randbytes(8 * MB + 12345)
     stream = connection.open("exec cat")
 
-    writer = in_thread(lambda: (stream.write(sent), stream.close_write()))
+    writer = in_thread(lambda: send(stream, sent))
     received = read_all(stream)
     writer.join(10)
 
@@ -291,7 +296,12 @@ def test_a_callback_hears_of_the_end_when_the_connection_is_closed(connection: C
     stream = connection.open("exec sleep 60")
     pieces: list[bytes] = []
     ended = threading.Event()
-    stream.on_data(lambda data: (pieces.append(data), ended.set()))
+
+    def take(data: bytes) -> None:
+        pieces.append(data)
+        ended.set()
+
+    stream.on_data(take)
 
     connection.close()
 

@@ -19,7 +19,7 @@ from skyward.model.instance import Endpoint
 from skyward.remote.connection import connect
 from skyward.remote.knownhosts import HostKey, known_keys
 from skyward.remote.sshconfig import Route
-from skyward.testing.sshd import SSHServer, make_key
+from skyward.testing.sshd import HostKeyType, SSHServer, make_key
 
 MakeSSHD = Callable[..., SSHServer]
 
@@ -263,7 +263,8 @@ def test_names_match_as_ssh_keygen_finds_them(
 
 
 def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
-    for kind in ("ed25519", "ecdsa", "rsa"):
-        path = make_key(tmp_path / kind, kind)  # type: ignore[arg-type]
+    kinds: tuple[HostKeyType, ...] = ("ed25519", "ecdsa", "rsa")
+    for kind in kinds:
+        path = make_key(tmp_path / kind, kind)
 
         assert HostKey.parse(path.with_suffix(".pub").read_text()).fingerprint == fingerprint(path)

@@ -62,7 +62,11 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
     while not (tmp_path / "agent").exists():
         pass
-    yield lambda path: subprocess.run(["ssh-add", "-q", path], check=True, capture_output=True) and None
+
+    def add(path: Path) -> None:
+        subprocess.run(["ssh-add", "-q", path], check=True, capture_output=True)
+
+    yield add
     process.terminate()
     process.wait(5)
 
