@@ -44,9 +44,11 @@ from skyward.remote.codec import (
     encode_function,
     encode_rows,
     is_atomic,
+    meaning_of,
     read_error,
     read_long,
     read_value,
+    undecorated,
 )
 from skyward.remote.link import SUSPECT_S, Link
 from skyward.remote.text import printable
@@ -59,6 +61,8 @@ MAX_CHUNK = 2000
 MAX_QUEUED = 6000
 """Tasks on their way to one slot, at most."""
 MAX_CHUNK_BYTES = 4 << 20
+MAX_FUNCTIONS = 256
+"""Functions whose pickles are kept for the next time."""
 HEARTBEAT_S = 1.0
 CLOCK_S = 0.05
 RECALL_AFTER_S = 0.1
@@ -139,6 +143,8 @@ class SSHEngine(Engine):
         super().__init__(context)
         self._lock = threading.RLock()
         self._nodes: list[_Node] = []
+        self._by_link: dict[Link, _Node] = {}
+        self._functions: dict[int, tuple[Any, Any, Blob]] = {}
         self._waiting: deque[_Entry] = deque()
         self._pinned: dict[int, deque[_Entry]] = {}
         self._wire_ids = itertools.count(1)
@@ -159,7 +165,9 @@ class SSHEngine(Engine):
         """A configured link joins; its slots are used at once."""
         node.listener = self
         with self._lock:
-            self._nodes.append(_Node(node))
+            joined = _Node(node)
+            self._nodes.append(joined)
+            self._by_link[node] = joined
             self._nodes.sort(key=lambda one: one.link.node)
             if self._clock is None:
                 self._clock = threading.Thread(target=self._tick_forever, name="skyward-clock", daemon=True)
@@ -375,13 +383,27 @@ class SSHEngine(Engine):
         found = group.functions.get(id(task.fn))
         if found is None:
             try:
-                found = encode_function(task.fn, self.context.importable)
+                found = self._encode_function(task.fn)
             except SerializationError as error:
                 found = error
             group.functions[id(task.fn)] = found
         if isinstance(found, SerializationError):
             raise found
         return found
+
+    def _encode_function(self, fn: Callable[..., Any]) -> Blob:
+        """A function as a blob; the last one is used again as long as it can only mean the same."""
+        fn = undecorated(fn)
+        meaning = meaning_of(fn)
+        known = self._functions.get(id(fn))
+        if known is not None and known[0] is fn and meaning is not None and known[1] == meaning:
+            return known[2]
+        blob = encode_function(fn, self.context.importable)
+        if meaning is not None:
+            if len(self._functions) > MAX_FUNCTIONS:
+                self._functions.clear()
+            self._functions[id(fn)] = (fn, meaning, blob)
+        return blob
 
     def _keep_budget(self, node: _Node) -> None:
         if len(node.link._sent) < 64 and sum(node.link._sent.values()) < (1 << 30):
@@ -420,7 +442,7 @@ class SSHEngine(Engine):
     # -- hearing from links --------------------------------------------------------------------------------------
 
     def _node(self, link: Link) -> _Node | None:
-        return next((node for node in self._nodes if node.link is link), None)
+        return self._by_link.get(link)
 
     def on_records(self, link: Link, payload: Any) -> None:
         """Outcomes of tasks. Records of attempts that were given up find no entry and are ignored."""
@@ -543,6 +565,7 @@ class SSHEngine(Engine):
                 node.on_way.clear()
             if final:
                 self._nodes.remove(node)
+                del self._by_link[link]
             alone = final and not self._nodes
         if not self._is_stopped:
             self.context.emit(NodeLost(node=link.node, reason=reason, tasks=len(entries)))

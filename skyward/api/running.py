@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -49,6 +49,7 @@ class Running:
         self._flights: WeakSet[Flight | TaskFuture] = WeakSet()
         self._flying = threading.Lock()
         self._guard: threading.Timer | None = None
+        self._on_nodes: Callable[[str], bool] | None = None
         self._display: Display | None = None
         providers, self._left_out = _ready(sources, {offer.provider for offer in plan.ranked})
         self._is_trusted = all(provider.capabilities.trusted for provider in providers.values())
@@ -139,20 +140,23 @@ class Running:
         )
 
     def _hear(self, event: Event) -> None:
-        """What the engine says goes to everybody; a lost node concerns us first."""
-        self.bus.emit(event)
+        """What the engine says goes to everybody; a lost node concerns us, too, and is told of once."""
         if isinstance(event, NodeLost):
             if self.options.preemption == "fail":
                 self._abort(TaskLost(f"node {event.node} was lost: {event.reason}"))
-            self.fleet.lose(event.node, replace_it=self.options.preemption == "replace")
+            if not self.fleet.lose(event.node, replace_it=self.options.preemption == "replace"):
+                return
+        self.bus.emit(event)
 
     def _is_importable(self, module: str) -> bool:
         """Whether nodes can import a module: all of them where they run the client's own Python."""
         if self.fleet.is_home and self.options.image.is_plain:
             return True
-        from skyward.remote.codec import importable_with
+        if self._on_nodes is None:
+            from skyward.remote.codec import importable_with
 
-        return importable_with(self._project)(module)
+            self._on_nodes = importable_with(self._project)
+        return self._on_nodes(module)
 
     # -- guards --------------------------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class Agent:
         os.set_blocking(woken_read, False)
         os.set_blocking(woken_write, False)
         signal.set_wakeup_fd(woken_write, warn_on_full_buffer=False)
-        self.selector.register(woken_read, selectors.EVENT_READ, lambda: _drain(woken_read))
+        self.selector.register(woken_read, selectors.EVENT_READ, lambda: self._on_signal(woken_read))
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "is_ending", True))
         last_tick = 0.0
         while not self.is_ending:
@@ -234,14 +234,18 @@ class Agent:
                     self._on_slot(key.data, key.fileobj, mask)
                 elif mask & selectors.EVENT_READ or key.data != self._on_client:
                     key.data()
-            self._bury_the_dead()
             now = time.monotonic()
             if now - last_tick >= TICK_S:
                 last_tick = now
+                self._bury_the_dead()
                 self._tick(now)
             self._serve_fetches()
             self._flush()
         self._shut_down()
+
+    def _on_signal(self, woken: int) -> None:
+        _drain(woken)
+        self._bury_the_dead()
 
     # -- the client --
 
@@ -286,7 +290,7 @@ class Agent:
             except wire.BadFrame:
                 self._detach()
                 return
-            if client is not self.client:
+            if client is not self.client or len(data) < 65536:
                 return
 
     def _detach(self) -> None:

@@ -13,7 +13,9 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from skyward.errors import (
@@ -28,6 +30,7 @@ from skyward.remote import wire
 
 INLINE = wire.INLINE
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
+_CONSTANT = _ATOMS | {ModuleType, BuiltinFunctionType}
 
 
 class Blob:
@@ -76,12 +79,50 @@ def encode_function(fn: Callable[..., Any], importable: Callable[[str], bool] | 
     Raises:
         SerializationError: names the path to the part that cannot travel.
     """
+    fn = undecorated(fn)
     reference = _reference(fn)
-    if reference is not None:
-        if importable is None or importable(reference[0]):
-            return Blob(b"R" + json.dumps(reference).encode())
-        _travels_by_value(reference[0])
+    module = getattr(getattr(fn, "func", fn), "__module__", None)
+    is_there = importable is None or not isinstance(module, str) or importable(module)
+    if reference is not None and is_there:
+        return Blob(b"R" + json.dumps(reference).encode())
+    if not is_there and module in sys.modules:
+        _travels_by_value(str(module))
     return Blob(b"V" + _dump(fn, getattr(fn, "__qualname__", repr(fn)), None))
+
+
+def undecorated(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's own function: what `@compute` was put on."""
+    wrapped: Callable[..., Any] = fn.__wrapped__ if getattr(fn, "__skyward_compute__", False) else fn
+    return wrapped
+
+
+def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
+    """What a plain function's pickle depends on, or None where that cannot be told cheaply.
+
+    Two equal answers for one function object mean that it pickles the same: its code, and atoms, modules and built-ins
+    for everything its code refers to.
+    """
+    if type(fn) is not FunctionType:
+        return None
+    names: set[str] = set()
+    todo = [fn.__code__]
+    while todo:
+        code = todo.pop()
+        names.update(code.co_names)
+        todo += [one for one in code.co_consts if type(one) is CodeType]
+    try:
+        cells = tuple(cell.cell_contents for cell in fn.__closure__ or ())
+    except ValueError:  # a cell that is still empty
+        return None
+    seen = fn.__globals__
+    values = (*cells, *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values(), *(seen[name] for name in sorted(names) if name in seen))
+    if fn.__dict__ or not all(type(value) in _CONSTANT for value in values):
+        return None
+    return fn.__code__, *map(_by_identity_or_value, values)
+
+
+def _by_identity_or_value(value: Any) -> Any:
+    return (type(value), value) if type(value) in _ATOMS else id(value)
 
 
 def _reference(fn: Callable[..., Any]) -> tuple[str, str] | None:
@@ -112,6 +153,7 @@ def importable_with(project: Path | None) -> Callable[[str], bool]:
     known = {Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix, sys.base_prefix)}
     roots = tuple(sorted({*known, *({project.resolve()} if project else ())}, key=str))
 
+    @cache
     def importable(name: str) -> bool:
         top = sys.modules.get(name.partition(".")[0])
         place = getattr(sys.modules.get(name), "__file__", None) or getattr(top, "__file__", None)

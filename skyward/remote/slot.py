@@ -99,7 +99,7 @@ class Slot:
             os.set_blocking(descriptor, False)
         ours.setblocking(False)
         self._commands = ours
-        self._unsent = b""
+        self._unsent, self._is_writing = b"", False
         self._partial = self.tail = b""
         self._ending, self._kill_at = "", None
         settings = dict(self._spawn["settings"], commands=theirs.fileno(), tokens=self._token_read, results=result_write)
@@ -190,7 +190,9 @@ class Slot:
                 self._unsent = b""
                 return
             self._unsent = self._unsent[sent:]
-        self._watch(self._commands, self, writing=bool(self._unsent))
+        if bool(self._unsent) != self._is_writing:
+            self._is_writing = bool(self._unsent)
+            self._watch(self._commands, self, writing=self._is_writing)
 
     def read_commands(self) -> bytes:
         """The letters the worker sent: r(eady), n(ew records), d(one)."""
@@ -211,6 +213,8 @@ class Slot:
                 self._unwatch(self._out_read)
                 break
             pieces.append(piece)
+            if len(piece) < 4096:
+                break
         return b"".join(pieces)
 
     def read_records(self) -> List[Tuple[int, int, float, bytes]]:
@@ -224,6 +228,8 @@ class Slot:
             if not piece:
                 break
             pieces.append(piece)
+            if len(piece) < 65536:
+                break
         data = b"".join(pieces)
         position, head, records = 0, wire.RECORD.size, []
         while len(data) - position >= head:

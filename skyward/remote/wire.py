@@ -46,13 +46,16 @@ INLINE = 64 << 10
 """Values up to this many bytes travel inside a record or a task; longer ones on their own, bytes."""
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make a new encoder each time
+
+
 class BadFrame(Exception):
     """The bytes are not a frame of ours."""
 
 
 def encode(kind: int, header: Dict[str, Any], payload_length: int = 0) -> bytes:
     """Everything of a frame but its payload, which the caller sends right after."""
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = _to_json(header).encode("ascii")
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
     return checked + struct.pack("<I", zlib.crc32(text, zlib.crc32(checked))) + text
 

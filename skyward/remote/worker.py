@@ -47,6 +47,7 @@ class Channel:
         os.set_blocking(self._tokens, False)
         os.set_blocking(self._results, False)
         self._notified_at = 0.0
+        self._received = bytearray()
 
     def receive(self) -> tuple[dict[str, Any], bytes] | None:
         """The next chunk, or None when the agent is gone."""
@@ -58,15 +59,15 @@ class Channel:
         return header, self._read(payload_length)
 
     def _read(self, n: int) -> bytes:
-        if n == 0:
-            return b""
-        data = bytearray()
-        while len(data) < n:
-            piece = self._commands.recv(n - len(data))
+        received = self._received
+        while len(received) < n:
+            piece = self._commands.recv(max(65536, n - len(received)))
             if not piece:
                 return b""
-            data += piece
-        return bytes(data)
+            received += piece
+        data = bytes(memoryview(received)[:n])
+        del received[:n]
+        return data
 
     def take_token(self) -> bool:
         """Whether the next task may start."""
@@ -177,6 +178,7 @@ class Worker:
         self._functions: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
         self._running = False
+        self._in_chunk = self._is_last = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -188,11 +190,23 @@ class Worker:
             if message is None:
                 return
             self._run_chunk(*message, surroundings)
-            self.channel.tell(b"d")
 
     # -- one chunk --
 
     def _run_chunk(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
+        try:
+            self._run_tasks(header, payload, surroundings)
+        finally:
+            self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        """Says that the next chunk may come; at once after the last task, before tidying up."""
+        if self._in_chunk:
+            self._in_chunk = False
+            self.channel.tell(b"d")
+
+    def _run_tasks(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
+        self._in_chunk, self._is_last = True, False
         ids, low, high = header["ids"], header["lo"], header["hi"]
         try:
             function = self._function(header["fn"])
@@ -211,6 +225,7 @@ class Worker:
             if index >= high or not self.channel.take_token():
                 return
             task = self.current = ids[index]
+            self._is_last = index == high - 1
             if rows is not None:
                 self._run(task, function, rows[index], {}, surroundings)
             else:
@@ -263,7 +278,10 @@ class Worker:
 
     def _finish(self, task: int, kind: int, body: bytes, seconds: float) -> None:
         self.channel.write(wire.RECORD.pack(len(body), task, kind, seconds) + body)
-        self.channel.notify()
+        if self._is_last:
+            self._end_chunk()
+        else:
+            self.channel.notify()
 
     def _finish_value(self, task: int, value: Any, seconds: float, name: str) -> None:
         try:

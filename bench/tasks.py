@@ -1,0 +1,231 @@
+"""Tasks over real SSH, side by side with what they are compared to, in one run; prints ratios.
+
+    python bench/tasks.py [rate] [trip] [bulk] [memory] [cold] [many]
+
+`rate` and `cold` compare with Ray where the environment of BENCH_PYTHON has it (`make bench` makes one).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import skyward as sky
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machines import machines, pipe, ssh_command
+
+BULK = 100 << 20
+RAY = os.environ.get("BENCH_PYTHON", "")
+HERE = Path(__file__).parent
+
+
+def noop(i: int) -> None:
+    return None
+
+
+def pool_of(servers: list[Any], directory: Path, **how: Any) -> sky.ComputePool:
+    hosts = [f"{server.user}@{server.address}:{server.port}" for server in servers]
+    provider = sky.SSH(hosts=hosts, key=str(directory / "id_ed25519"), known_hosts=str(directory / "known_hosts"))
+    return sky.ComputePool(provider=provider, nodes=len(hosts), display="quiet", image=sky.Image(project=False), **how)
+
+
+def best(measure: Callable[[], float], rounds: int = 5) -> float:
+    return statistics.median(measure() for _ in range(rounds))
+
+
+def report(what: str, ours: float, unit: str, **others: tuple[float, str]) -> None:
+    """`others`: name -> (their figure, the goal); the ratio is ours / theirs."""
+    print(f"{what:34s} {ours:12,.1f} {unit}")
+    for name, (theirs, goal) in others.items():
+        print(f"{'':34s} {theirs:12,.1f} {unit:10s} {name:28s} ratio {ours / theirs:8.2f}   goal {goal}", flush=True)
+
+
+def rate() -> None:
+    with machines(2) as (servers, directory), pool_of(servers, directory) as pool:
+        list(pool.map(noop, range(20_000)))
+
+        def ours(n: int = 200_000) -> float:
+            began = time.perf_counter()
+            list(pool.map(noop, range(n)))
+            return n / (time.perf_counter() - began)
+
+        def processes(n: int = 5_000) -> float:
+            with ProcessPoolExecutor(2) as executor:
+                list(executor.map(noop, range(100)))
+                began = time.perf_counter()
+                list(executor.map(noop, range(n)))
+                return n / (time.perf_counter() - began)
+
+        others = {"ProcessPoolExecutor(2)": (best(processes, 3), ">= 5")}
+        mine = best(ours, 3)
+    if RAY:
+        others["Ray, 2 nodes"] = (float(_ray("rate")), ">= 50")
+    report("no-op tasks per second", mine, "1/s", **others)
+
+
+def trip() -> None:
+    with machines(2) as (servers, directory), pool_of(servers[:1], directory) as pool:
+        task = sky.compute(noop)
+        for _ in range(200):
+            task(0) >> pool
+        frame = bytes(330)  # what one task's frame takes
+        echo = pipe(servers[1], directory, "cat")
+        assert echo.stdin and echo.stdout
+
+        def ours() -> float:
+            began = time.perf_counter()
+            task(0) >> pool
+            return time.perf_counter() - began
+
+        def theirs() -> float:
+            began = time.perf_counter()
+            echo.stdin.write(frame)
+            left = len(frame)
+            while left:
+                left -= len(echo.stdout.read(left))
+            return time.perf_counter() - began
+
+        for _ in range(50):
+            theirs()
+        pairs = [(ours(), theirs()) for _ in range(1500)]
+        echo.stdin.close()
+        echo.wait()
+    report("no-op round trip, median", statistics.median(a for a, _ in pairs) * 1e6, "us",
+           **{"the frame over an ssh pipe": (statistics.median(b for _, b in pairs) * 1e6, "<= 2")})  # fmt: skip
+
+
+def bulk() -> None:
+    with machines(1) as (servers, directory), pool_of(servers, directory) as pool:
+        length = sky.compute(len)
+
+        @sky.compute
+        def make(n: int) -> bytes:
+            return bytes(n)
+
+        length(b"") >> pool
+        counter = iter(range(1_000_000))
+
+        def up() -> float:
+            data = next(counter).to_bytes(8, "big") + bytes(BULK)
+            began = time.perf_counter()
+            length(data) >> pool
+            return BULK / (time.perf_counter() - began) / 1e6
+
+        def down() -> float:
+            began = time.perf_counter()
+            assert len(make(BULK) >> pool) == BULK
+            return BULK / (time.perf_counter() - began) / 1e6
+
+        def pipe_up() -> float:
+            process = pipe(servers[0], directory, f"head -c {BULK} | wc -c")
+            assert process.stdin and process.stdout
+            time.sleep(0.3)  # connected and started: only the transfer is measured
+            view = memoryview(bytes(BULK))
+            began = time.perf_counter()
+            while view:
+                view = view[process.stdin.write(view[: 1 << 20]) :]
+            process.stdout.read(1)
+            seconds = time.perf_counter() - began
+            process.stdin.close()
+            process.wait()
+            return BULK / seconds / 1e6
+
+        def pipe_down() -> float:
+            process = pipe(servers[0], directory, f"read x; head -c {BULK} /dev/zero")
+            assert process.stdin and process.stdout
+            time.sleep(0.3)
+            began = time.perf_counter()
+            process.stdin.write(b"\n")
+            left = BULK
+            while left:
+                left -= len(process.stdout.read(1 << 20))
+            seconds = time.perf_counter() - began
+            process.wait()
+            return BULK / seconds / 1e6
+
+        figures = [(up(), pipe_up(), down(), pipe_down()) for _ in range(5)]
+    a, b, c, d = (statistics.median(column) for column in zip(*figures, strict=True))
+    report("100 MB to a node", a, "MB/s", **{"ssh pipe": (b, ">= 0.8")})
+    report("100 MB back", c, "MB/s", **{"ssh pipe": (d, ">= 0.8")})
+
+
+def memory() -> None:
+    """Peak memory of a client that sends 100 MB, over one that sends nothing, in a process of its own."""
+    program = (
+        "import sys, resource; sys.path.insert(0, sys.argv[1]); import tasks, skyward as sky\n"
+        "n = int(sys.argv[2])\n"
+        "with tasks.machines(1) as (s, d), tasks.pool_of(s, d) as pool:\n"
+        "    sky.compute(len)(bytes(n)) >> pool\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+
+    def peak(size: int) -> float:
+        output = subprocess.run([sys.executable, "-c", program, str(HERE), str(size)], capture_output=True, text=True, check=True).stdout
+        return int(output.split()[-1]) / 1024
+
+    report("client memory for 100 MB", peak(BULK) - peak(1), "MiB", **{"its size": (BULK / 2**20, "<= 2.2")})
+
+
+def cold() -> None:
+    with machines(2) as (servers, directory):
+
+        def ours() -> float:
+            began = time.perf_counter()
+            with pool_of(servers, directory) as pool:
+                sky.compute(noop)(0) >> pool
+                return time.perf_counter() - began
+
+        mine = best(ours, 5)
+        others = {}
+        if RAY:
+            starts = [" ".join(ssh_command(server, directory)) for server in servers]
+            others["Ray over the same SSH"] = (float(_ray("cold", *starts)), "<= 0.15")
+        report("cold start to first result", mine, "s", **others)
+
+
+def many(count: int = 64) -> None:
+    with machines(count) as (servers, directory):
+
+        def ours() -> float:
+            began = time.perf_counter()
+            with pool_of(servers, directory):
+                return time.perf_counter() - began
+
+        def bare() -> float:
+            began = time.perf_counter()
+            with ThreadPoolExecutor(16) as executor:
+                list(executor.map(lambda server: subprocess.run(ssh_command(server, directory, "true"), check=True), servers))
+            return time.perf_counter() - began
+
+        pairs = [(bare(), ours()) for _ in range(3)]
+    report(f"{count} nodes ready", statistics.median(b for _, b in pairs), "s",
+           **{f"{count} x ssh true, 16 threads": (statistics.median(a for a, _ in pairs), "<= 1.5")})  # fmt: skip
+
+
+def _ray(what: str, *arguments: str) -> str:
+    done = subprocess.run([RAY, str(HERE / "ray_peer.py"), what, *arguments], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise SystemExit(f"Ray failed:\n{done.stderr[-2000:]}")
+    return done.stdout.split()[-1]
+
+
+def main() -> None:
+    everything = {one.__name__: one for one in (rate, trip, bulk, memory, cold, many)}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+    threading.excepthook = lambda args: sys.exit(f"a thread failed: {args}")
+    for name in sys.argv[1:] or everything:
+        everything[name]()
+
+
+if __name__ == "__main__":
+    main()
