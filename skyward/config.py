@@ -24,8 +24,8 @@ _SECRET = re.compile(
     re.I,
 )
 _OUR_TABLE = re.compile(rb"""^\s*\[\s*tool\s*\.\s*["']?skyward["']?\s*[.\]]""", re.M)
-_FLAT = {"SKYWARD_NO_REFRESH": ("catalog", "refresh")}
-"""Variables that are no pool keyword. The value of this one is turned around."""
+_FLAT = {"SKYWARD_MAX_AGE": ("catalog", "max_age")}
+"""Short variables that are no pool keyword."""
 _NOT_SETTINGS = frozenset(
     {
         "SKYWARD_CONFIG",
@@ -322,8 +322,6 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, Set
         value, key = environ[name], _key_of_variable(name)
         if key is None or not value:
             continue
-        if name in _FLAT:
-            value = "true" if value.strip().lower() in ("0", "false", "no") else "false"
         yield key, Setting(_checked(key, value, f"${name}", from_text=True), f"${name}")
 
 

@@ -83,8 +83,7 @@ class RunTable(Table):
 
 
 class CatalogTable(Table):
-    max_age: Annotated[Size, _doc("Refuse prices older than this.")] | UnsetType = UNSET
-    refresh: Annotated[bool, _doc("Whether old prices may be fetched anew.")] | UnsetType = UNSET
+    max_age: Annotated[Size, _doc("Refuse to answer from prices older than this.")] | UnsetType = UNSET
 
 
 class Document(Table):

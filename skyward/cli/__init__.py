@@ -102,7 +102,7 @@ class LazyGroup(click.Group):
         name = args[0]
         command = self.get_command(ctx, name)
         if command is not None:
-            return name, command, _with_addopts(ctx, name, args[1:])
+            return name, command, [*_configured(ctx, command, args), *args[1:]]
         near = get_close_matches(name, self.list_commands(ctx), n=1)
         error = click.UsageError(f"no such command {name!r}", ctx)
         error.hints = [f"did you mean `skyward {near[0]}`?"] if near else ["skyward --help"]  # type: ignore[attr-defined]
@@ -136,14 +136,28 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
 
-def _with_addopts(ctx: click.Context, name: str, args: list[str]) -> list[str]:
-    """`[run] addopts` goes before what was typed, so that what was typed wins."""
-    if name != "run" or ctx.resilient_parsing or {"-h", "--help"} & {*args}:
-        return args
+def _configured(ctx: click.Context, command: click.Command, args: Sequence[str]) -> list[str]:
+    """Options the configuration gives to a command; they go before what was typed, so that this wins."""
+    if ctx.resilient_parsing or {"-h", "--help"} & {*args}:
+        return []
+    shell = ctx.ensure_object(Shell)
+    if command.name == "run":
+        return _words(shell.config.get("run.addopts", []), shell.config.origin("run.addopts"))
+    if any("--max-age" in param.opts for param in command.params):
+        age = shell.config.get("catalog.max_age")
+        return [] if age is None else ["--max-age", str(age)]
+    return []
+
+
+def _words(addopts: str | list[str], origin: str | None) -> list[str]:
     import shlex
 
-    addopts = ctx.find_object(Shell).config.get("run.addopts") or []  # type: ignore[union-attr]
-    return [*(shlex.split(addopts) if isinstance(addopts, str) else addopts), *args]
+    from skyward.errors import ConfigError
+
+    try:
+        return shlex.split(addopts) if isinstance(addopts, str) else list(addopts)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: 'run.addopts' is {addopts!r}: {str(error).lower()}") from None
 
 
 @cache

@@ -154,3 +154,18 @@ def test_addopts_go_before_what_was_typed(invoke: Invoke, project: Path) -> None
     (project / "skyward.toml").write_text("[run]\naddopts = '--no-such-option'")
 
     assert "no such option '--no-such-option'" in invoke("run", "module:task").err
+
+
+def test_addopts_with_an_open_quote_are_told_with_their_line(invoke: Invoke, project: Path) -> None:
+    (project / "skyward.toml").write_text("[run]\naddopts = '-k \"fold'")
+
+    answered = invoke("run", "module:task")
+
+    assert answered.code == 2
+    assert answered.err.startswith(f"error: {project}/skyward.toml:2: 'run.addopts' is ")
+
+
+def test_an_age_in_the_configuration_is_a_default_of_queries(invoke: Invoke) -> None:
+    assert invoke("offers", "--gpu", "T4").code == 0
+    assert "SKW221" in invoke("-o", "catalog.max_age=1s", "offers", "--gpu", "T4").err
+    assert invoke("-o", "catalog.max_age=1s", "offers", "--gpu", "T4", "--max-age", "9000d").code == 0
