@@ -476,8 +476,15 @@ def pool(provider: Any = None, **options: Unpack[PoolArguments]) -> Any:
 
 
 def _with_pool(fn: Callable[P, R], options: Mapping[str, Any]) -> Callable[P, R]:
+    """`fn`, with a pool around each call; the pool's arguments are kept as `__skyward_pool__`."""
+    provisioned: Any = _around(fn, options)
+    provisioned.__skyward_pool__ = dict(options)
+    return cast("Callable[P, R]", provisioned)
+
+
+def _around(fn: Callable[P, R], options: Mapping[str, Any]) -> Callable[P, R]:
     if inspect.iscoroutinefunction(fn):
-        return cast("Callable[P, R]", _with_pool_async(fn, options))
+        return cast("Callable[P, R]", _around_async(fn, options))
 
     @functools.wraps(fn)
     def provisioned(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -487,7 +494,7 @@ def _with_pool(fn: Callable[P, R], options: Mapping[str, Any]) -> Callable[P, R]
     return provisioned
 
 
-def _with_pool_async(
+def _around_async(
     fn: Callable[P, Coroutine[Any, Any, R]], options: Mapping[str, Any]
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """The event loop goes on while machines come and go."""

@@ -58,6 +58,8 @@ POLL_S = 2.0
 CLOSE_S = 10.0
 """How long farewells may take, over all nodes, seconds."""
 TAIL_LINES = 50
+RETURN_S = 3.0
+"""How long a lost node may take to be found again before another machine is launched, seconds."""
 REPLACEMENTS = 3
 """Lost machines that are replaced, for each node the pool was asked for."""
 HEAD_PORT = 29500
@@ -86,12 +88,16 @@ class FleetOrder:
 class Node:
     """One machine of the pool and how far it is."""
 
-    def __init__(self, index: int, instance: Instance, provider: Provider) -> None:
+    def __init__(self, index: int, instance: Instance, provider: Provider, *, is_young: bool = False) -> None:
         self.index = index
         self.instance = instance
         self.provider = provider
+        self.is_young = is_young or provider.capabilities.off_means != "nothing"
+        """Whether it may still be booting: then refusals are retried."""
         self.link: Link | None = None
         self.is_ready = False
+        self.is_lost = False
+        self.replacing = threading.Lock()
         self.error: BaseException | None = None
         self.launched_at = time.monotonic()
         self.ended_at: float | None = None
@@ -114,15 +120,17 @@ class Fleet:
         self.order = order
         self.nodes: list[Node] = []
         self._changed = threading.Condition()
+        self._is_started = False
         self._is_stopping = False
         self._doubtful: set[str] = set()
         """Providers that were asked to launch and never answered: something may run that we do not know of."""
         self._began = time.monotonic()
         self._seen: dict[str, tuple[float, dict[str, Instance]]] = {}
         self._launches = itertools.count()
-        self._past: list[Node] = []
+        self._others: list[Node] = []
+        """Lost ones whose place was taken, and those that are about to take one."""
         self._replaced = 0
-        self._told_peers: tuple[Peer, ...] = ()
+        self._known_peers: list[Peer] = []
         self._head_port = 0
         self._ending = threading.Lock()
 
@@ -206,6 +214,7 @@ class Fleet:
                 if self._lacks_nodes():
                     raise _first_cause([node for node in self.nodes if node.error is not None])
                 if sum(node.is_ready for node in self.nodes) >= self.needed:
+                    self._is_started = True
                     return
                 self._changed.wait()
         raise TaskCancelled("the pool was stopped while it was starting")
@@ -260,14 +269,13 @@ class Fleet:
 
     def _link(self, node: Node) -> Link:
         """A link that `stop` knows of before it does anything."""
-        rented = node.provider.capabilities.off_means != "nothing"
         link = Link(
             node.provider.connect(node.instance),
             node=node.index,
             session=self.order.pool,
             instance=node.instance,
             on_event=self.order.emit,
-            is_booting=rented,
+            is_booting=node.is_young,
         )
         with self._changed:
             if self._is_stopping:
@@ -287,7 +295,7 @@ class Fleet:
 
     def _refuse(self, node: Node, error: BaseException) -> None:
         """A machine that could not be prepared is given back at once; the pool may go on without it."""
-        if self._is_stopping or self._lacks_nodes():
+        if self._is_stopping or (self._lacks_nodes() and not self._is_started):
             return
         if node.link is not None:
             node.link.close()
@@ -382,7 +390,7 @@ class Fleet:
 
     def _info(self, node: Node, probe: Probe, worker: int) -> InstanceInfo:
         instance, offer = node.instance, node.instance.offer
-        peers = self._peers()
+        peers = self._peers(node)
         model = self.order.plugins.accelerators().resolve(offer.accelerator) if offer.accelerator else None
         return InstanceInfo(
             node=node.index,
@@ -412,15 +420,15 @@ class Fleet:
             memory_gb=offer.memory_gib or round(probe.memory_bytes / 2**30, 2),
         )
 
-    def _peers(self) -> tuple[Peer, ...]:
-        """Every node's addresses, the same for all of them; by now all that run have one."""
+    def _peers(self, me: Node) -> tuple[Peer, ...]:
+        """Every node's addresses; by now all that run have one."""
         with self._changed:
-            if not self._told_peers:
-                endpoints = [node.provider.connect(node.instance) for node in self.nodes]
-                self._told_peers = tuple(map(_peer, self.nodes, endpoints))
-                is_here = all(endpoint.kind == "local" for endpoint in endpoints)
-                self._head_port = _free_port() if is_here else HEAD_PORT
-            return self._told_peers
+            if not self._head_port:
+                ends = [node.provider.connect(node.instance) for node in self.nodes]
+                self._head_port = _free_port() if all(end.kind == "local" for end in ends) else HEAD_PORT
+                self._known_peers = list(map(_peer, self.nodes, ends))
+            self._known_peers[me.index] = _peer(me, me.provider.connect(me.instance))
+            return tuple(self._known_peers)
 
     def _on_demand_rate(self, offer: Offer) -> float | None:
         if not is_interruptible(offer):
@@ -464,10 +472,11 @@ class Fleet:
         self.abandon()
         with self._ending:
             self.order.engine.stop()
-            in_parallel([node.link.close for node in self.nodes if node.link], CLOSE_S)
+            everyone = [*self.nodes, *self._others]
+            in_parallel([node.link.close for node in everyone if node.link], CLOSE_S)
             failures = []
             for provider in self.order.providers.values():
-                mine = [one for one in self.nodes if one.provider is provider and one.ended_at is None]
+                mine = [one for one in everyone if one.provider is provider and one.ended_at is None]
                 try:
                     self._terminate(provider, mine)
                 except Exception as error:
@@ -490,42 +499,91 @@ class Fleet:
 
     # -- what became of them -------------------------------------------------------------------------------------
 
-    def lose(self, index: int, *, replace_it: bool) -> None:
-        """A node does not come back: its machine is ended and, if wished, another one takes its place."""
+    def lose(self, index: int, *, replace_it: bool) -> bool:
+        """The engine gives a node up: its machine is ended for good or, if wished, another one takes its place.
+
+        False where that is known already. A link that still tries to come back is given a while; and where no
+        other node answers either, it is rather the client that is cut off, and nothing is launched.
+        """
         node = next((one for one in self.nodes if one.index == index and one.ended_at is None), None)
-        if node is None or node.link is None or not node.link.is_closed or self._is_stopping:
-            return
-        node.is_ready = False
-        threading.Thread(
-            target=self._replace if replace_it else self._give_back,
-            args=(node,),
-            name=f"skyward-replace-n{index}",
-            daemon=True,
-        ).start()
+        if node is None or node.link is None or self._is_stopping:
+            return True
+        is_final, was_lost = node.link.is_closed, node.is_lost
+        node.is_lost = True
+        if is_final or (replace_it and not was_lost):
+            threading.Thread(
+                target=self._replace if replace_it else self._give_back,
+                args=(node,),
+                name=f"skyward-replace-n{index}",
+                daemon=True,
+            ).start()
+        return not was_lost
+
+    def _replace(self, node: Node) -> None:
+        with node.replacing:
+            if node.ended_at is None and not self._comes_back(node):
+                self._put_in_place_of(node)
+
+    def _comes_back(self, node: Node) -> bool:
+        """Whether it is better to wait for a lost node, which may still be found again."""
+        assert node.link is not None
+        deadline = time.monotonic() + RETURN_S
+        while not node.link.is_closed and time.monotonic() < deadline and not self._is_stopping:
+            if node.link.is_up:
+                node.is_lost = False
+                return True
+            time.sleep(0.05)
+        others = [one for one in self.nodes if one is not node and one.link is not None]
+        return (
+            not node.link.is_closed and bool(others) and not any(one.link.is_up for one in others if one.link)
+        )
+
+    def _put_in_place_of(self, node: Node) -> None:
+        """Brings up another machine, and only then lets go of the lost one: it is not given out again so, and the
+        engine is never without a node."""
+        successor = self._launch_instead(node)
+        if successor is not None:
+            self._bring_up(successor)
+        is_replaced = successor is not None and successor.error is None
+        if not is_replaced and node.link is not None and not node.link.is_closed:
+            return  # it may still come back
+        self._fence(node)
+        if successor is not None and is_replaced:
+            with self._changed:
+                self.nodes[self.nodes.index(node)] = successor
+                self._others.remove(successor)
+                self._others.append(node)
+        self._give_back(node)
+
+    def _launch_instead(self, node: Node) -> Node | None:
+        offer, problem = node.instance.offer, "too many were lost"
+        if self._replaced < REPLACEMENTS * self.order.plan.nodes:
+            self._replaced += 1
+            try:
+                (instance,) = self._launch(offer, 1)
+            except (SkywardError, ValueError) as error:
+                problem = str(error)
+            else:
+                successor = Node(node.index, instance, node.provider, is_young=True)
+                self._others.append(successor)
+                self.order.emit(InstanceLaunched(instance=instance, node=node.index))
+                return successor
+        self.order.emit(WarningRaised(message=f"node {node.index} is not replaced: {problem}"))
+        return None
+
+    def _fence(self, node: Node) -> None:
+        """Whatever a lost node still says is not heard any more, and what was on it moves."""
+        link = node.link
+        if link is not None and not link.is_closed:
+            link.close()
+            if link.listener is not None:
+                link.listener.on_lost(link, "another machine took its place", final=True)
 
     def _give_back(self, node: Node) -> None:
         try:
             self._terminate(node.provider, [node])
         except ProviderError as problem:
             self.order.emit(WarningRaised(message=f"{node.instance.id} could not be ended yet: {problem}"))
-
-    def _replace(self, node: Node) -> None:
-        self._give_back(node)
-        if self._replaced >= REPLACEMENTS * self.order.plan.nodes:
-            self.order.emit(WarningRaised(message=f"node {node.index} is not replaced: too many were lost"))
-            return
-        self._replaced += 1
-        try:
-            (instance,) = self._launch(node.instance.offer, 1)
-        except (SkywardError, ValueError) as error:
-            self.order.emit(WarningRaised(message=f"node {node.index} could not be replaced: {error}"))
-            return
-        successor = Node(node.index, instance, node.provider)
-        with self._changed:
-            self.nodes[self.nodes.index(node)] = successor
-            self._past.append(node)
-        self.order.emit(InstanceLaunched(instance=instance, node=node.index))
-        self._bring_up(successor)
 
     @property
     def is_alive(self) -> bool:
@@ -540,7 +598,7 @@ class Fleet:
     @property
     def usd(self) -> float | None:
         """What all machines have cost so far; None where a price is unknown."""
-        parts = [node.usd for node in [*self._past, *self.nodes]]
+        parts = [node.usd for node in [*self._others, *self.nodes]]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 

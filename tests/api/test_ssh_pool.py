@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,20 +136,31 @@ def test_an_unknown_host_is_refused(
             pass
 
 
-def test_a_node_that_dies_loses_no_task(
+def test_a_node_that_dies_loses_no_task_and_is_replaced_by_a_free_host(
     make_sshd: Callable[..., SSHServer], tmp_path: Path, identity: Path
 ) -> None:
-    servers = [make_sshd(), make_sshd()]
+    servers = [make_sshd(), make_sshd(), make_sshd()]
     config = config_of(servers, tmp_path, identity)
-    lost: list[int] = []
-    pool = sky.ComputePool(sky.SSH(**config), preemption="shrink", display="quiet")  # type: ignore[arg-type]
-    pool.on(sky.events.NodeLost, lambda event: lost.append(event.node))
+    told: list[tuple[str, int]] = []
+    pool = sky.ComputePool(sky.SSH(**config), nodes=2, display="quiet")  # type: ignore[arg-type]
+    for kind in (sky.events.NodeLost, sky.events.InstanceLaunched, sky.events.NodeReady):
+        pool.on(kind, lambda event: told.append((type(event).__name__, event.node)))
 
     with pool:
+        before = [one.public_address for one in pool.instances]
         results = sky.gather((slowly(x) for x in range(40)), stream=True) >> pool
         got = [next(results)]
         servers[1].kill()
         got += list(results)
+        deadline = time.monotonic() + 40
+        while told.count(("NodeReady", 1)) < 2:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        after = [one.public_address for one in pool.instances]
+        assert [one.rank for one in place() @ pool if one] == [0, 1]
+        assert pool.total_slots == 2
 
     assert sorted(got) == list(range(40))
-    assert lost == [1]
+    assert before == [servers[0].address, servers[1].address]
+    assert after == [servers[0].address, servers[2].address]
+    assert told[-3:] == [("NodeLost", 1), ("InstanceLaunched", 1), ("NodeReady", 1)]
