@@ -332,7 +332,7 @@ def test_a_hook_with_an_unknown_argument_is_refused(load: Load, project: Path) -
 
     assert "evnt" in plugins.problems[0].message
     assert state(plugins, "acme") == "broken"
-    plugins.event(object())  # type: ignore[arg-type] - must not reach the refused hook
+    plugins.event(object())  # type: ignore[arg-type]  # must not reach the refused hook
 
 
 def test_a_hook_without_its_marker_is_refused(load: Load, project: Path) -> None:
