@@ -20,7 +20,16 @@ from pathlib import Path
 import skyward as sky
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-LEFT_OUT = {"site-packages", "dist-packages", "test", "idlelib", "lib2to3", "__pycache__", "this", "antigravity"}
+LEFT_OUT = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "idlelib",
+    "lib2to3",
+    "__pycache__",
+    "this",
+    "antigravity",
+}
 
 
 @dataclass
@@ -78,7 +87,9 @@ def sources(package: str) -> list[Path]:
 
 def packages() -> list[str]:
     """Names of the modules and packages there are to read, longest to read first."""
-    names = {file.stem for file in LIBRARY.glob("*.py")} | {file.parent.name for file in LIBRARY.glob("*/__init__.py")}
+    names = {file.stem for file in LIBRARY.glob("*.py")} | {
+        file.parent.name for file in LIBRARY.glob("*/__init__.py")
+    }
     sizes = {name: sum(os.path.getsize(file) for file in sources(name)) for name in names - LEFT_OUT}
     return sorted(sizes, key=lambda name: (-sizes[name], name))
 

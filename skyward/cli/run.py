@@ -15,6 +15,7 @@ from skyward.cli.shell import Shell, pass_shell
 from skyward.errors import ConfigError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from skyward.cli.plan import Bound
     from skyward.model.plan import Plan
     from skyward.session.session import Request, Session
 
@@ -118,6 +119,7 @@ def run(
     a node; one that yields calls fans them out; one decorated with @sky.pool, or that sends calls with >> sky, runs
     here and its calls run on the nodes.
     """
+    from skyward.api.planning import nothing_fits
     from skyward.session.session import Session
 
     plugins = shell.plugins(strict=True)
@@ -135,9 +137,12 @@ def run(
     plan = session.plan()
     if dry_run:
         _show_plan(session, plan, shell, given)
+    if plan.chosen is None:
+        raise nothing_fits(plan, plugins)
+    if dry_run:
         return ExitCode.OK
-    if plan.chosen is not None:  # else the pool tells why nothing fits
-        _agree(plan, shell, given, is_agreed=is_agreed)
+    if not is_agreed and plan.usd_per_hour != 0:
+        _agree(session, plan, shell, given)
     return _execute(session, plan, shell, durations)
 
 
@@ -266,12 +271,7 @@ def _list(session: Session, *, as_json: bool) -> None:
 
 
 def _show_plan(session: Session, plan: Plan, shell: Shell, given: Mapping[str, Any]) -> None:
-    """The plan, and what would travel, on standard output.
-
-    Raises:
-        NoOfferError: nothing on sale fits.
-    """
-    from skyward.advice import no_offer
+    """The plan, and what would travel, on standard output."""
     from skyward.cli.plan import Bound, PlanReport
     from skyward.cli.render import show_json
 
@@ -285,8 +285,6 @@ def _show_plan(session: Session, plan: Plan, shell: Shell, given: Mapping[str, A
         report.show("table")
         console.write(f"{_environment_line(environment)}\n")
         console.write(f"tasks {_tasks_in_short(session)}\n")
-    if plan.chosen is None:
-        raise no_offer(plan)
 
 
 def _environment_line(environment: Mapping[str, Any]) -> str:
@@ -314,27 +312,27 @@ def _size(count: int) -> str:
 # -- before anything is spent ------------------------------------------------------------------------------------------
 
 
-def _agree(plan: Plan, shell: Shell, given: Mapping[str, Any], *, is_agreed: bool) -> None:
-    """What costs money is agreed to: with --yes, or by a person at a terminal.
+def _agree(session: Session, plan: Plan, shell: Shell, given: Mapping[str, Any]) -> None:
+    """Asks the person at the terminal whether the money may be spent.
 
     Raises:
-        UsageError: nobody can be asked.
-        Abort: the answer was no.
+        ConfigError: nobody can be asked.
+        Exit: the answer was no.
     """
-    if plan.usd_per_hour == 0 or is_agreed:
-        return
-    from skyward.cli.plan import Bound
+    from skyward.cli.plan import Bound as _Bound
 
-    price = _price(plan, Bound.of(plan, None, given["timeout"], shell.config.defaults))
+    price = _price(plan, _Bound.of(plan, None, given["timeout"], shell.config.defaults))
     if not (console.is_terminal(sys.stdin) and console.is_terminal(sys.stderr)):
         raise ConfigError(
             f"this rents {_machines(plan)} for {price}, and nobody can be asked: pass --yes",
-            hints=["skyward run ... --dry-run shows the plan", "skyward run ... --yes"],
+            hints=[f"skyward run {session.request.target} ... {option}" for option in ("--dry-run", "--yes")],
         )
-    click.confirm(f"Rent {_machines(plan)} for {price}?", err=True, abort=True)
+    if not click.confirm(f"Rent {_machines(plan)} for {price}?", err=True):
+        shell.say("nothing was rented")
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
 
 
-def _price(plan: Plan, bound: Any) -> str:
+def _price(plan: Plan, bound: Bound) -> str:
     from skyward.model.money import format_usd
 
     rate = plan.usd_per_hour
@@ -354,6 +352,7 @@ def _machines(plan: Plan) -> str:
 def _header(session: Session, plan: Plan, shell: Shell) -> tuple[str, ...]:
     """Versions, configuration, and what is going to be rented."""
     from skyward import __version__
+    from skyward.model.money import format_usd
 
     others = [
         info
@@ -365,10 +364,9 @@ def _header(session: Session, plan: Plan, shell: Shell) -> tuple[str, ...]:
     lines = [first + (f", plugins: {plugins}" if plugins else "")]
     if files := session.config.files:
         lines.append(f"config: {', '.join(_near(file) for file in files)}")
-    if plan.chosen is not None:
-        free = plan.usd_per_hour == 0
-        price = "costs nothing" if free else _price(plan, "").rstrip(", ")
-        lines.append(f"plan: {_machines(plan)}, {price}")
+    rate = plan.usd_per_hour
+    price = "price unknown" if rate is None else f"{format_usd(rate)}/h" if rate else "costs nothing"
+    lines.append(f"plan: {_machines(plan)}, {price}")
     return tuple(lines)
 
 

@@ -52,6 +52,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._deadline: GuardError | None = None
+        self._timer: threading.Timer | None = None
         self._is_stopping = False
         self.heard: int | None = None
         """The first signal, if there was one."""
@@ -72,15 +73,18 @@ class Interrupts:
 
     def deadline(self, seconds: float, error: GuardError) -> None:
         """Stops the run with `error` after so many seconds from now."""
-        if self._before:
-            self._deadline = error
-            self._before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._on_alarm))
-            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+        if not self._before:
+            return
+        self._deadline = error
+        self._before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._on_alarm))
+        self._timer = threading.Timer(seconds, _alarm_main_thread)
+        self._timer.daemon = True
+        self._timer.start()
 
     def no_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._deadline = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def stopping(self) -> None:
         """The run is being torn down, for whatever reason: signals do not disturb that any more."""
@@ -95,7 +99,7 @@ class Interrupts:
             _say("still cleaning up; Ctrl-C again leaves at once")
             return
         self._is_stopping = True
-        _say(f"{Interrupted(signum).word} - cleaning up; Ctrl-C leaves at once")
+        _say(f"{Interrupted(signum).word} - cleaning up; Ctrl-C again leaves at once")
         raise Interrupted(signum)
 
     def _on_alarm(self, _signum: int, _frame: FrameType | None) -> None:
@@ -110,6 +114,11 @@ def leave(signum: int) -> None:
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         sys.stdout.flush()
     os._exit(128 + signum)
+
+
+def _alarm_main_thread() -> None:
+    """A signal to that very thread: one to the process may land in another, and then a sleep goes on sleeping."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
 
 def _say(text: str) -> None:

@@ -6,11 +6,13 @@ A plugin on `skyward_event` for as long as the run lasts. Imports `model`, `cont
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from skyward.contracts.hookspecs import hookimpl
+from skyward.errors import SkywardWarning
 from skyward.model import event as events
 from skyward.model.instance import Instance
 from skyward.model.report import TaskReport
@@ -77,5 +79,10 @@ class Recorder:
         self._keep(event)
 
     def _keep(self, event: events.Event) -> None:
-        if self.store is not None:
+        if self.store is None:
+            return
+        try:
             self.store.event(event)
+        except OSError as error:
+            self.store = None
+            warnings.warn(SkywardWarning(f"this run is kept no further: {error}"), stacklevel=1)

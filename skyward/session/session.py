@@ -11,6 +11,7 @@ import inspect
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from skyward.session import answer, collect
 from skyward.session.interrupt import DeadlinePassed, Interrupted, Interrupts
 from skyward.session.record import Recorder
 from skyward.session.select import matcher
-from skyward.session.store import VALUE_ROOM, Store, brief, describe_error, describe_value, new_id, utc
+from skyward.session.store import Store, brief, new_id, utc
 from skyward.session.target import Target, load, pool_arguments
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Session:
         self._pool: ComputePool | None = None
         self._store: Store | None = None
         self._outcomes: dict[int, Outcome] = {}
+        self._failures: list[TaskReport] = []
         self._driver_error: Exception | None = None
         """What the driver raised, its tasks' errors included."""
 
@@ -194,6 +196,22 @@ class Session:
         for index, outcome in flight.outcomes(each=each):
             self._outcomes[index] = outcome
             self._keep(index, self.items[index].id, outcome)
+            if outcome.verdict in ("failed", "lost"):
+                self._failures.append(self._failure(index, outcome))
+
+    def _failure(self, index: int, outcome: Outcome) -> TaskReport:
+        """The last attempt at an item, as the event of its end told it."""
+        item, each = self.items[index], self.request.wishes.each
+        return TaskReport(
+            task=item.name if each else item.task.name,
+            index=0 if each else index,
+            attempt=outcome.attempt,
+            verdict=outcome.verdict,
+            node=outcome.node,
+            worker=outcome.worker,
+            duration_s=outcome.duration_s,
+            error=outcome.error,
+        )
 
     def _drive(self, driver: collect.Driver, interrupts: Interrupts) -> None:
         """Calls the user's function here. Calls it gives back become the items; any other value is its answer."""
@@ -231,7 +249,7 @@ class Session:
     # -- what became of it -------------------------------------------------------------------------------------
 
     def _make_report(self, recorder: Recorder, duration_s: float, error: BaseException | None) -> RunReport:
-        verdicts, failures = recorder.verdicts.copy(), list(recorder.failures)
+        verdicts, failures = self._verdicts(recorder)
         if (own := self._own_failure(recorder, duration_s)) is not None:
             failures.append(own)
             verdicts["failed"] += 1
@@ -247,6 +265,15 @@ class Session:
             exit_code=_exit_code(verdicts, error),
             failures=tuple(failures),
         )
+
+    def _verdicts(self, recorder: Recorder) -> tuple[Counter[str], list[TaskReport]]:
+        """How many tasks ended how, and the failed ones: of the items by their outcomes; what a driver sent is known
+        by its events only."""
+        if self.driver is not None:
+            return recorder.verdicts.copy(), list(recorder.failures)
+        verdicts: Counter[str] = Counter(outcome.verdict for outcome in self._outcomes.values())
+        verdicts["cancelled"] += len(self.items) - len(self._outcomes)
+        return verdicts, list(self._failures)
 
     def _own_failure(self, recorder: Recorder, duration_s: float) -> TaskReport | None:
         """The failure of the driver itself; none where it passed on that of one of its tasks."""
@@ -349,20 +376,9 @@ class Session:
         }
 
     def _keep(self, index: int, name: str, outcome: Outcome) -> None:
-        if self._store is None:
-            return
-        record = {
-            "index": index,
-            "id": name,
-            "verdict": outcome.verdict,
-            "node": outcome.node,
-            "attempt": outcome.attempt,
-            "duration_s": outcome.duration_s,
-            **describe_value(outcome.value, VALUE_ROOM),
-            "error": None if outcome.error is None else describe_error(outcome.error),
-        }
-        with contextlib.suppress(OSError):
-            self._store.append("outcomes.jsonl", record)
+        if self._store is not None:
+            with contextlib.suppress(OSError):
+                self._store.outcome(index, name, outcome)
 
     @contextlib.contextmanager
     def _answer_kept_clean(self) -> Iterator[None]:

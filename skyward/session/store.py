@@ -29,6 +29,7 @@ from typing import IO, Any
 
 from skyward.config import make_private
 from skyward.model.event import Event, TaskFinished, TaskStarted
+from skyward.model.outcome import Outcome
 from skyward.session.kinds import to_json
 
 RUNS = "runs"
@@ -56,8 +57,8 @@ class Store:
     def __init__(self, directory: Path, redact: Callable[[str], str] = str) -> None:
         self.directory = directory
         self._redact = redact
-        self._lock = threading.Lock()
-        self._files: dict[str, IO[str]] = {}
+        self._opening = threading.Lock()
+        self._files: dict[str, tuple[IO[str], threading.Lock]] = {}
         self._is_closed = False
 
     @classmethod
@@ -86,35 +87,61 @@ class Store:
         self._append(name, self._plain(record))
 
     def event(self, event: Event) -> None:
-        """The event as a line. Those that come by the thousand hold no text of the user's, and are not searched."""
-        record = plain({"event": type(event).__name__, **fields(event)})
-        is_bare = isinstance(event, TaskStarted) or (
-            isinstance(event, TaskFinished) and event.report.error is None
+        """The event as a line. Those that come by the thousand hold plain values only, and nothing to hide."""
+        record = {"event": type(event).__name__, **fields(event)}
+        if isinstance(event, TaskFinished) and event.report.error is None:
+            record["report"] = fields(event.report)
+        elif not isinstance(event, TaskStarted):
+            record = self._plain(record)
+        self._append("events.jsonl", record)
+
+    def outcome(self, index: int, name: str, outcome: Outcome) -> None:
+        """What became of one item, its value shortened where it is large."""
+        told = {
+            **describe_value(outcome.value, VALUE_ROOM),
+            "error": None if outcome.error is None else describe_error(outcome.error),
+        }
+        self._append(
+            "outcomes.jsonl",
+            {
+                "index": index,
+                "id": name,
+                "verdict": outcome.verdict,
+                "node": outcome.node,
+                "attempt": outcome.attempt,
+                "duration_s": outcome.duration_s,
+                **redacted(told, self._redact),
+            },
         )
-        self._append("events.jsonl", record if is_bare else redacted(record, self._redact))
+
+    def close(self) -> None:
+        with self._opening:
+            self._is_closed = True
+            for file, lock in self._files.values():
+                with lock:
+                    file.close()
 
     def _plain(self, record: Mapping[str, Any]) -> Any:
         return redacted(plain(record), self._redact)
 
     def _append(self, name: str, record: Any) -> None:
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
-        with self._lock:
-            if self._is_closed:
-                return
+        file, lock = self._files.get(name) or self._open(name)
+        with lock:
+            if not file.closed:
+                file.write(line)
+
+    def _open(self, name: str) -> tuple[IO[str], threading.Lock]:
+        """Files have a lock each: two threads that write to two files never wait for each other."""
+        with self._opening:
             if name not in self._files:
-                self._files[name] = self._open(name)
-            self._files[name].write(line)
-
-    def close(self) -> None:
-        with self._lock:
-            for file in self._files.values():
-                file.close()
-            self._files, self._is_closed = {}, True
-
-    def _open(self, name: str) -> IO[str]:
-        path = self.directory / name
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+                flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+                descriptor = os.open(self.directory / name, flags, 0o600)
+                file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+                if self._is_closed:
+                    file.close()
+                self._files[name] = file, threading.Lock()
+            return self._files[name]
 
 
 # -- JSON of what is not JSON ------------------------------------------------------------------------------------
@@ -122,7 +149,7 @@ class Store:
 
 def fields(value: Any) -> dict[str, Any]:
     """The fields of a dataclass, unconverted."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def plain(value: Any) -> Any:
