@@ -145,8 +145,9 @@ class SSHServer:
             listener, sessions = self._sshd_processes()
             for process in listener if what == "listener" else sessions:
                 _send(process, signal.SIGKILL)
-            if what == "listener" and self._sshd is not None:
-                _end(self._sshd)
+                _await_end(process)
+            if what == "listener":
+                self._end_lifeline()
 
     def restart(self) -> None:
         """A new sshd; the machine is booted first where it died. Sessions of a living machine go on."""
@@ -302,31 +303,45 @@ class SSHServer:
         raise RuntimeError(f"sshd does not start at {self.address}:{self.port}:\n{self.log}")
 
     def _try_sshd(self) -> bool:
-        sshd = [require_sshd(), "-D", "-f", str(self._write_config()), "-E", str(self.directory / "sshd.log")]
-        if self.isolated:
-            # A child of ours that forks into the namespace: it ends when the machine does.
-            command = ["nsenter", f"--target={self._init_pid}", "--pid", "--mount", "--uts", *sshd]
-        else:
-            command = ["sh", "-c", _LIFELINE, "sh", *sshd]
+        sshd = [require_sshd(), "-f", str(self._write_config()), "-E", str(self.directory / "sshd.log")]
         before = len(self.log)
-        self._sshd = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        if self.isolated:
+            # It makes itself a daemon, that is, a child of the machine's init: nothing of ours has to reap it.
+            enter = ["nsenter", f"--target={self._init_pid}", "--pid", "--mount", "--uts"]
+            is_up = (
+                subprocess.run([*enter, *sshd], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+            )
+        else:
+            self._sshd = subprocess.Popen(
+                ["sh", "-c", _LIFELINE, "sh", *sshd, "-D"],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            is_up = True
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
+        while is_up and time.monotonic() < deadline:
             said = self.log[before:]
             if "Server listening on" in said:
                 return True
-            if "Cannot bind any address" in said or self._sshd.poll() is not None:
+            if "Cannot bind any address" in said or (
+                self._sshd is not None and self._sshd.poll() is not None
+            ):
                 break
             time.sleep(0.005)
-        _end(self._sshd)
+        self._end_lifeline()
         return False
+
+    def _end_lifeline(self) -> None:
+        if self._sshd is not None:
+            _end(self._sshd)
+            self._sshd = None
 
     def _sshd_processes(self) -> tuple[list[Any], list[Any]]:
         """The listener and its sessions."""
-        listener = [p for p in self._below(self._sshd) if "[listener]" in _command(p)]
-        return listener, [p for p in self.processes() if _is_session(p)]
+        ours = [process for process in self.processes() if _command(process)[:1] != []]
+        listener = [process for process in ours if "[listener]" in _command(process)]
+        return listener, [process for process in ours if _is_session(process)]
 
     def _below(self, process: subprocess.Popen[bytes] | None) -> list[Any]:
         import psutil
@@ -368,14 +383,10 @@ class SSHServer:
     def _end_everything(self) -> None:
         if not hasattr(self, "name"):
             return
-        if self._sshd is not None:
-            self._sshd.send_signal(signal.SIGCONT)  # nsenter stops with its child, and must reap it
         if self._init is not None:
             if self._init_pid:
                 _kill(self._init_pid)
-                self._init.wait(
-                    _STOP_S
-                )  # the kernel lets init end only after everything else in its namespace
+                self._init.wait(_STOP_S)  # the kernel lets init end after everything else in its namespace
             _end(self._init)
             self._init, self._init_pid = None, 0
         deadline = time.monotonic() + _STOP_S
@@ -385,9 +396,7 @@ class SSHServer:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"processes of {self.name} do not end: {left}")
             time.sleep(0.01)
-        if self._sshd is not None:
-            _end(self._sshd)
-            self._sshd = None
+        self._end_lifeline()
 
 
 def make_key(path: Path, kind: HostKeyType = "ed25519", *, passphrase: str = "") -> Path:
@@ -454,6 +463,13 @@ def _command(process: Any) -> list[str]:
 
 def _send(process: Any, number: int) -> None:
     _quietly(lambda: process.send_signal(number))
+
+
+def _await_end(process: Any) -> None:
+    """Until it is dead; a zombie is, whoever should reap it."""
+    deadline = time.monotonic() + _STOP_S
+    while (_quietly(process.status) or "zombie") != "zombie" and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _quietly(ask: Callable[[], Any]) -> Any:

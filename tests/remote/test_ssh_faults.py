@@ -41,11 +41,10 @@ def listener(answer: bytes | None = None, *, backlog: int = 5) -> Iterator[Endpo
     def serve() -> None:
         while True:
             try:
-                client = server.accept()[0]
+                clients.append(server.accept()[0])
+                clients[-1].sendall(answer or b"")
             except OSError:
                 return
-            clients.append(client)
-            client.sendall(answer or b"")
 
     if answer is not None:
         threading.Thread(target=serve, daemon=True).start()
