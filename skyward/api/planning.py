@@ -9,6 +9,7 @@ from typing import Any
 from skyward.api.options import PoolOptions
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, NoOfferError
+from skyward.model.offer import Offer
 from skyward.model.plan import Plan
 from skyward.plugins import Plugins
 
@@ -95,12 +96,7 @@ def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -
         providers=tuple(dict.fromkeys(name for name, _ in pairs)),
         provider_regions=regions_of(pairs),
     )
-    owned = [
-        replace(offer, is_owned=True)
-        for source in asked
-        if source.is_owned
-        for offer in source.ready().offers()
-    ]
+    owned = owned_offers(asked)
     if not all(source.is_owned for source in asked):
         return plan_from_catalog(
             requirements, options.selection, plugins=plugins, configs=configs, also=owned
@@ -108,6 +104,16 @@ def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -
     plugins.modify_offers(owned, requirements)
     strategy = strategy_of(options.selection, plugins, configs)
     return make_plan(requirements, owned, strategy, registry=plugins.accelerators())
+
+
+def owned_offers(asked: Iterable[Source]) -> list[Offer]:
+    """The user's own machines; no catalog knows them."""
+    return [
+        replace(offer, is_owned=True)
+        for source in asked
+        if source.is_owned
+        for offer in source.ready().offers()
+    ]
 
 
 def nothing_fits(plan: Plan, plugins: Plugins) -> NoOfferError:

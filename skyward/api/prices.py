@@ -131,14 +131,25 @@ def plan(**wishes: Any) -> Plan:
         UsageError: arguments nobody can mean.
     """
     from skyward.api.options import parse_options
+    from skyward.api.planning import owned_offers, plan_pool, sources
     from skyward.plugins import get_plugins
 
     options = parse_options(wishes)
     plugins = get_plugins()
-    providers = [(plugins.provider(item).name, item) for item in options.providers]
-    names = tuple(dict.fromkeys(name for name, _ in providers))
-    wants = replace(options.requirements, providers=names, provider_regions=regions_of(providers))
-    return plan_from_catalog(wants, options.selection, plugins=plugins, configs=dict(providers), explain=True)
+    asked = sources(options, plugins) if options.providers else ()
+    if asked and all(source.is_owned for source in asked):
+        return plan_pool(options, asked, plugins)
+    pairs = [(source.name, source.config) for source in asked]
+    names = tuple(dict.fromkeys(name for name, _ in pairs))
+    wants = replace(options.requirements, providers=names, provider_regions=regions_of(pairs))
+    return plan_from_catalog(
+        wants,
+        options.selection,
+        plugins=plugins,
+        configs=dict(pairs),
+        also=owned_offers(asked),
+        explain=True,
+    )
 
 
 def plan_from_catalog(
@@ -226,7 +237,13 @@ def _widening(
     from skyward.catalog.query import OfferQuery, of_requirements
 
     money = {"pricing": (), "max_price": None, "min_reliability": None, "include_indicative": True}
-    machine = of_requirements(wants, registry, **money)
+    machine = of_requirements(
+        wants,
+        registry,
+        has_accelerator=True if wants.total_accelerators else None,
+        fractions=wants.takes_fractions,
+        **money,
+    )
     checked = replace(machine, max_age_s=max_age_s)
     if everything:
         catalog.rows(replace(checked, limit=1))

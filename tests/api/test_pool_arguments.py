@@ -194,3 +194,14 @@ def test_whatever_is_given_is_taken_or_refused_in_words(options: dict[str, Any])
         sky.ComputePool(**options)
     except sky.UsageError:
         pass
+
+
+def test_a_plan_can_be_had_without_a_pool() -> None:
+    plan = sky.plan(provider="local", nodes=3)
+
+    assert plan.chosen is not None
+    assert (plan.chosen.provider, plan.nodes) == ("local", 3)
+    assert {offer.provider for offer in sky.plan(provider=["local", "aws"], selection="cheapest").ranked} == {
+        "aws",
+        "local",
+    }
