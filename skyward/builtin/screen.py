@@ -33,7 +33,7 @@ class Screen:
     """Writes lines and one status line to `stream`. Never raises: a broken pipe makes it silent.
 
     `color` None asks the environment (NO_COLOR, FORCE_COLOR, TERM) and the stream. `is_live` says that the
-    status line is shown; without it `stamped` lines begin with the time of day.
+    status line is shown; without it `stamped` lines begin with the time of day. Beside a Python prompt there is none.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Screen:
         terminal = _is_terminal(self.stream)
         self.has_color = _wants_color(terminal) if color is None else color
         self.is_terminal = terminal
-        self.is_live = mode == "rich" or (mode == "auto" and terminal)
+        self.is_live = mode == "rich" or (mode == "auto" and terminal and not hasattr(sys, "ps1"))
         self.is_unicode = "utf" in (getattr(self.stream, "encoding", None) or "").lower()
         self._lock = threading.RLock()
         self._status: Callable[[int], str] | None = None

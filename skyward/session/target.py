@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -337,24 +336,12 @@ def name_of(function: Function) -> str:
 
 def is_pooled(function: Function) -> bool:
     """Whether the function is decorated with `@sky.pool`."""
-    return getattr(function, "__code__", None) in _codes_of_pooled()
-
-
-@cache
-def _codes_of_pooled() -> frozenset[CodeType]:
-    """The code objects that every function decorated with `@sky.pool` shares."""
-    from skyward.api.pool import pool
-
-    async def coroutine() -> None: ...
-
-    return frozenset(pool(each).__code__ for each in (lambda: None, coroutine))
+    return isinstance(getattr(function, "__skyward_pool__", None), dict)
 
 
 def pool_arguments(function: Function) -> dict[str, Any]:
     """The arguments of its `@sky.pool`; none where it is not decorated so."""
-    if not is_pooled(function):
-        return {}
-    return dict(inspect.getclosurevars(function).nonlocals["options"])
+    return dict(getattr(function, "__skyward_pool__")) if is_pooled(function) else {}  # noqa: B009
 
 
 def undecorated(function: Function) -> Function:
