@@ -171,8 +171,10 @@ def _accelerator_wish(requirements: Requirements) -> str:
 
 
 def _article(name: str) -> str:
-    """As it is read aloud: letters one by one ("an H100", "a T4"), words as words ("a Gaudi")."""
-    is_word = name[1:2].islower() and name != "gpu"
+    """As it is read aloud: letters one by one ("an H100", "a T4"), words as words ("a Gaudi", "an nvidia")."""
+    if name in ("nvidia", "hpu"):
+        return "an"
+    is_word = name[1:2].islower()
     return "an" if name[0] in ("AEIOUaeiou" if is_word else "AEFHILMNORSX") else "a"
 
 

@@ -225,7 +225,7 @@ def _accelerator_count(asked: _Asked) -> _Check | None:
 
 def _fraction(asked: _Asked) -> _Check | None:
     """A slice satisfies only who asks for one."""
-    if not _wants_accelerator(asked.requirements) or _wants_fraction(asked.requirements):
+    if not _wants_accelerator(asked.requirements) or asked.requirements.takes_fractions:
         return None
 
     def check(offer: Offer) -> _Failure | None:
@@ -240,15 +240,10 @@ def _wants_accelerator(requirements: Requirements) -> bool:
     return requirements.accelerator is not None or requirements.total_accelerators is not None
 
 
-def _wants_fraction(requirements: Requirements) -> bool:
-    wish, total = requirements.accelerator, requirements.total_accelerators
-    return (wish is not None and wish.count < 1) or (total is not None and total < 1)
-
-
 def _accelerator_memory(asked: _Asked) -> _Check | None:
     """Of the slice, where one is sold; that of whole accelerators is a matter of their name."""
     wish = asked.requirements.accelerator
-    if wish is None or wish.memory is None or not _wants_fraction(asked.requirements):
+    if wish is None or wish.memory is None or not asked.requirements.takes_fractions:
         return None
     within = _within(wish.memory, _memory_of_slice, format_memory, "each")
     if within is None:

@@ -30,6 +30,9 @@ _DISTANCE = {
 }
 """Wishes that are missed by a number -> the column it is in."""
 
+_ONE_SIZE = frozenset(("accelerator_count", "fraction", "accelerator_memory"))
+"""What one asks of the number of accelerators; a slice misses two of these and is one step away."""
+
 
 def near_misses(
     catalog: Catalog, query: OfferQuery, akin: Iterable[str] = ()
@@ -70,7 +73,7 @@ def _count_sql(wishes: Sequence[Clause]) -> str:
 
 
 def _near_sql(wishes: Sequence[Clause], akin: Sequence[str]) -> str:
-    misses = " + ".join(f"({_fails(wish)})::INTEGER" for wish in wishes) or "0"
+    misses = " + ".join(f"({fails})::INTEGER" for fails in _together(wishes)) or "0"
     keys = ", ".join(f"{name} NULLS LAST" for name in KEY_COLUMNS)
     return (
         f"WITH judged AS (\n"
@@ -82,6 +85,14 @@ def _near_sql(wishes: Sequence[Clause], akin: Sequence[str]) -> str:
         f"  PARTITION BY failed ORDER BY distance, usd_per_hour NULLS LAST, {keys}) <= {PER_WISH}\n"
         f"ORDER BY usd_per_hour NULLS LAST, {keys}"
     )
+
+
+def _together(wishes: Sequence[Clause]) -> list[str]:
+    """Whether each wish is missed; those that are given up together are one."""
+    parts: dict[str, list[str]] = {}
+    for wish in wishes:
+        parts.setdefault("size" if wish.name in _ONE_SIZE else wish.name, []).append(_fails(wish))
+    return [" OR ".join(fails) for fails in parts.values()]
 
 
 def _distance(wishes: Sequence[Clause]) -> str:

@@ -343,6 +343,7 @@ class PlanReport:
         return {
             "rank": rank,
             "status": "refused" if refusal else "chosen" if rank == 1 else "fallback",
+            "nodes": self.plan.requirements.nodes_of(offer),
             "usd_per_hour_all_nodes": None if refusal else self.plan.rate(offer),
             "constraint": refusal.constraint if refusal else None,
             "detail": refusal.detail if refusal else None,

@@ -203,11 +203,6 @@ class View:
         return f"{age(row['observed_at'], self.now)}{mark}"
 
 
-def numbered(columns: Sequence[Column]) -> list[Column]:
-    """With a first column that counts the rows."""
-    return [Column(title="#", text=lambda row: str(row["#"]), right=True, weight=1), *columns]
-
-
 def generic(result: Result) -> list[Column]:
     """Each column by its name; what was asked for by name never leaves."""
     return [replace(column_of(name), weight=9) for name in result.columns]
@@ -315,6 +310,8 @@ def _from(query: OfferQuery, constraint: str) -> tuple[str, ...]:
 
 def _without(query: OfferQuery, constraints: Sequence[str]) -> OfferQuery:
     given_up = dict(_FIELDS[name][:2] for name in constraints if name in _FIELDS)
+    if query.total_accelerators is not None:  # a question of how many nodes, not of which machines
+        given_up |= {"total_accelerators": None, "has_accelerator": True}
     return replace(query, **given_up, group_by=(), columns=(), limit=200, max_age_s=None)
 
 

@@ -49,3 +49,9 @@ class Requirements:
             return self.nodes
         # 0.125 x 8 must be one whole, whatever the last bit of the quotient says.
         return max(1, math.ceil(self.total_accelerators / offer.accelerator_count - 1e-9))
+
+    @property
+    def takes_fractions(self) -> bool:
+        """Whether a slice of an accelerator will do: only when less than one was asked for."""
+        is_small = self.accelerator is not None and self.accelerator.count < 1
+        return is_small or (self.total_accelerators is not None and self.total_accelerators < 1)
