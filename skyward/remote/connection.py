@@ -36,8 +36,9 @@ class Stream(Protocol):
     def on_data(self, callback: Callable[[bytes], None]) -> None:
         """Instead of `read`: every piece of data, in order, as it arrives; then b"", once, at the end.
 
-        Called in the connection's own thread, where waiting holds up every stream of the connection; may write.
-        What had arrived before is delivered before this returns, in the calling thread.
+        Called in the connection's own thread, where waiting holds up every stream of the connection: it must be
+        quick, must not raise, and a `write` in it must be small. What had arrived before is delivered before this
+        returns, in the calling thread.
         """
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:

@@ -135,11 +135,21 @@ def _unknown(shown: HostKey, trusted: Sequence[KnownKey], route: Route) -> HostK
         route,
         state="unknown",
         facts=[f"looked in: {', '.join(files)}", *others],
-        hints=[
-            f"{_scan(route)} | ssh-keygen -lf -    # compare with the machine's own fingerprint",
-            f"{_scan(route)} >> {shlex.quote(files[0])}",
-        ],
+        hints=_ways_to_know(route, files[0]),
     )
+
+
+def _ways_to_know(route: Route, file: str) -> list[str]:
+    """Commands that show the key, to be compared with the machine's own, and that add it."""
+    if route.proxy_command:
+        proxy = shlex.quote(f"ProxyCommand={route.proxy_command}")
+        return [
+            f"ssh -o {proxy} -p {route.port} {shlex.quote(f'{route.user}@{route.host}')} true    # asks first"
+        ]
+    return [
+        f"{_scan(route)} | ssh-keygen -lf -    # compare with the machine's own fingerprint",
+        f"{_scan(route)} >> {shlex.quote(file)}",
+    ]
 
 
 def _error(
@@ -226,4 +236,4 @@ def _matches_hash(patterns: str, name: str) -> bool:
         salt, digest = (base64.b64decode(part, validate=True) for part in patterns.split("|")[2:4])
     except ValueError:
         return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), "sha1").digest(), digest)
+    return hmac.compare_digest(hmac.new(salt, name.lower().encode(), "sha1").digest(), digest)

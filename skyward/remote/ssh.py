@@ -161,7 +161,11 @@ class SSHConnection:
         with self._channel_errors():
             channel = self._transport.open_session(timeout=self._route.timeout_s)
             stream = SSHStream(self._transport, channel, self._route.label, stderr_bytes)
-            self._request_exec(channel, f"exec sh -c {shlex.quote(command)}")
+            try:
+                self._request_exec(channel, f"exec sh -c {shlex.quote(command)}")
+            except BaseException:
+                stream.close()
+                raise
             self._transport.packetizer.is_starting = False
         return stream
 
@@ -176,7 +180,6 @@ class SSHConnection:
         channel._event_pending()
         self._transport._send_user_message(request)
         if not channel.event.wait(self._route.timeout_s):
-            channel.close()
             raise paramiko.SSHException(f"no answer within {self._route.timeout_s:g} s")
         if not channel.event_ready:
             raise self._transport.get_exception() or paramiko.SSHException("refused")
@@ -235,8 +238,11 @@ class SSHStream:
 
     def on_data(self, callback: Callable[[bytes], None]) -> None:
         with self._handing_over:
-            while not self._is_at_end and (self._left or not self._arrived.empty()):
-                callback(self.read(1 << 30))
+            while self._left or self._is_at_end or not self._arrived.empty():
+                data = self.read(SEND_BYTES)
+                callback(data)
+                if not data:
+                    return
             self._callback = callback
 
     # -- writing -----------------------------------------------------------------------------------------------
@@ -279,6 +285,8 @@ class SSHStream:
     # -- called by the transport thread ------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> None:
+        if self._has_ended:
+            return  # closed by us; what is still on its way is for nobody
         if self._callback is None:
             with self._handing_over:
                 if self._callback is None:
@@ -323,6 +331,8 @@ class SSHStream:
         channel = self.channel
         with channel.lock:
             while not channel.out_window_size and not channel.closed and not channel.eof_sent:
+                if threading.current_thread() is self._transport:
+                    raise RuntimeError("a callback of `on_data` must not wait: nobody else could wake it")
                 channel.out_buffer_cv.wait()
             if channel.closed or channel.eof_sent:
                 raise ConnectionLost(f"{self._where}: the stream is closed")

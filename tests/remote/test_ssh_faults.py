@@ -425,6 +425,25 @@ def test_a_callback_that_raises_tears_the_connection_down_visibly(sshd: SSHServe
     assert not connection.is_alive
 
 
+def test_a_callback_that_would_wait_for_ever_is_told_so(sshd: SSHServer) -> None:
+    connection = connect(sshd.endpoint)
+    stream, other = connection.open("read x; echo go; exec sleep 60"), connection.open("exec sleep 60")
+    stream.on_data(lambda data: stream.write(bytes(20 * MB)))
+
+    stream.write(b"\n")
+
+    assert other.read(1) == b""
+
+
+def test_the_machines_own_keepalive_is_answered(make_sshd: MakeSSHD) -> None:
+    machine = make_sshd(options=["ClientAliveInterval 1", "ClientAliveCountMax 1"])
+    connection = connect(machine.endpoint)
+
+    time.sleep(2.5)
+
+    assert connection.run("echo here").stdout == b"here\n"
+
+
 def test_more_commands_than_the_machine_allows_are_refused_with_its_reason(make_sshd: MakeSSHD) -> None:
     machine = make_sshd(options=["MaxSessions 2"])
     connection = connect(machine.endpoint)
