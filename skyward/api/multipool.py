@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, NoReturn
@@ -32,11 +32,15 @@ class MultiPool(target.Target):
         self._tokens: list[Any] = []
 
     def __enter__(self) -> tuple[ComputePool, ...]:
-        try:
-            _all_at_once([pool._bring_up for pool in self.pools])
-        except BaseException as error:
-            self._end(error)
-            raise
+        with ThreadPoolExecutor(len(self.pools), thread_name_prefix="skyward-pools") as executor:
+            try:
+                starts = [executor.submit(pool._bring_up) for pool in self.pools]
+                _first_error(wait(starts, return_when=FIRST_EXCEPTION).done)
+            except BaseException as error:
+                self._end(error)
+                wait(starts)
+                self._end(error)  # a start that had not begun at the first time
+                raise
         self._tokens.append(target.active.set(self))
         return self.pools
 
@@ -49,7 +53,8 @@ class MultiPool(target.Target):
     def _end(self, error: BaseException | None) -> None:
         """Ends every pool, whatever the others do; an error in flight is kept."""
         try:
-            _all_at_once([pool.stop for pool in self.pools], to_the_end=True)
+            with ThreadPoolExecutor(len(self.pools), thread_name_prefix="skyward-pools") as executor:
+                _first_error([executor.submit(pool.stop) for pool in self.pools])
         except CleanupError as problem:
             if error is None:
                 raise
@@ -83,14 +88,8 @@ class MultiPool(target.Target):
         self._refuse()
 
 
-def _all_at_once(calls: list[Callable[[], Any]], *, to_the_end: bool = False) -> None:
-    """Makes every call in a thread of its own and raises the first error: at once, or when all have ended."""
-    executor = ThreadPoolExecutor(len(calls), thread_name_prefix="skyward-pools")
-    try:
-        futures: list[Future[Any]] = [executor.submit(call) for call in calls]
-        done, _ = wait(futures, return_when="ALL_COMPLETED" if to_the_end else FIRST_EXCEPTION)
-        for future in futures:
-            if future in done:
-                future.result()
-    finally:
-        executor.shutdown(wait=to_the_end)
+def _first_error(futures: Iterable[Future[None]]) -> None:
+    """Waits for all of them, and raises what the first one that failed raised."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        raise errors[0]

@@ -284,12 +284,14 @@ def _pool_name(name: str, value: Any) -> str:
 
 
 def _architecture(name: str, value: Any) -> str:
-    if value not in ARCHITECTURES:
+    if not isinstance(value, str) or value not in ARCHITECTURES:
         raise _refuse(name, value, f"one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[value]
 
 
 def _accelerator(name: str, value: Any) -> Any:
+    if _on_instance():
+        return value
     from skyward.model.accelerator import Accelerator
 
     if not isinstance(value, str | Accelerator):
@@ -351,7 +353,7 @@ def _providers(name: str, value: Any) -> tuple[object, ...]:
 
 
 def _selection(name: str, value: Any) -> object:
-    if isinstance(value, str) and not _on_instance():
+    if isinstance(value, str) and value != DEFAULTS["selection"] and not _on_instance():
         from skyward.plugins import get_plugins
 
         get_plugins().strategy(value)

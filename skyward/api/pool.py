@@ -14,7 +14,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -34,6 +33,7 @@ from skyward.errors import (
     SerializationError,
     SkywardError,
     SkywardWarning,
+    TaskCancelled,
     UsageError,
 )
 from skyward.model.image import Image
@@ -41,8 +41,10 @@ from skyward.model.task import DEFAULT_OPTIONS, Task
 from skyward.model.volume import S3Volume, Volume
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from datetime import timedelta
 
+    from skyward.api.bus import EventBus
     from skyward.api.running import Running
     from skyward.contracts.engine import Engine
     from skyward.contracts.strategy import Strategy
@@ -130,19 +132,14 @@ class ComputePool(target.Target):
     """
 
     def __init__(self, provider: object = None, **options: Unpack[PoolArguments]) -> None:
-        from skyward.api.bus import EventBus
-
         self._given: dict[str, Any] = {"provider": provider, **options}
         if provider is None:
             del self._given["provider"]
         self._options = parse_options(self._given)
-        self._bus = EventBus()
-        if self._options.on_event is not None:
-            from skyward.model.event import Event
-
-            self._bus.on(Event, self._options.on_event)
         self._changing = threading.RLock()
         self._running: Running | None = None
+        self._is_starting = False
+        self._is_abandoned = False
         self._plan: Plan | None = None
         self._pid = os.getpid()
         self._entered: list[Any] = []
@@ -174,18 +171,24 @@ class ComputePool(target.Target):
         """
         if self._pid != os.getpid():  # a forked child has a copy of the pool, not the pool
             return
+        self._is_abandoned = True
         running = self._running
-        if running is None:
+        if running is not None:
+            running.fleet.abandon()
+        elif not self._is_starting:
             return
-        running.fleet.abandon()
         with self._changing:
-            if self in target.started:
-                target.started.remove(self)
+            self._end()
+
+    def _end(self) -> None:
+        if self in target.started:
+            target.started.remove(self)
+        running = self._running
+        if running is not None:
             running.stop()
-            if self._running is running:
-                self._last_cost = running.fleet.usd
-                self._running = None
+            self._last_cost = running.fleet.usd
             _RUNNING.discard(self)
+            self._running = None
 
     def __enter__(self) -> Self:
         self._bring_up()
@@ -212,13 +215,22 @@ class ComputePool(target.Target):
         with self._changing:
             if self._running is not None:
                 return
-            self._running = running = self._life()
-            _RUNNING.add(self)
+            self._is_abandoned, self._is_starting = False, True
             try:
-                running.start()
-            except BaseException as error:
-                self._tear_down(running, error)
-                raise
+                self._running = running = self._life()
+                _RUNNING.add(self)
+                self._go(running)
+            finally:
+                self._is_starting = False
+
+    def _go(self, running: Running) -> None:
+        try:
+            if self._is_abandoned:  # while it was being planned
+                raise TaskCancelled("the pool was stopped while it was starting")
+            running.start()
+        except BaseException as error:
+            self._tear_down(running, error)
+            raise
 
     def _life(self) -> Running:
         from skyward.api.planning import plan_pool, sources
@@ -231,6 +243,17 @@ class ComputePool(target.Target):
         plan = self._plan or plan_pool(options, asked, plugins)
         self._plan = None
         return Running(options, plan, asked, plugins, self._bus)
+
+    @functools.cached_property
+    def _bus(self) -> EventBus:
+        """Made when somebody listens: instances declare pools, and need no types of events for that."""
+        from skyward.api.bus import EventBus
+        from skyward.model.event import Event
+
+        bus = EventBus()
+        if self._options.on_event is not None:
+            bus.on(Event, self._options.on_event)
+        return bus
 
     def _tear_down(self, running: Running, error: BaseException) -> None:
         """Ends what a failed start left; that it could not be ended is worse than why it failed."""

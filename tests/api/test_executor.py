@@ -133,7 +133,7 @@ def test_shutdown_without_waiting_goes_on_in_the_background(make: Any, cloud: An
     go_on.set()
     assert future.result(10)
     deadline = time.monotonic() + 10
-    while cloud.alive and time.monotonic() < deadline:
+    while executor.pool.is_running and time.monotonic() < deadline:
         time.sleep(0.005)
 
     assert cloud.alive == {}

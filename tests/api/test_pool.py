@@ -204,6 +204,24 @@ def test_a_long_iterable_is_read_as_it_is_worked_on(make_pool: MakePool) -> None
     assert max(ahead) < 20_000
 
 
+def test_a_slow_reader_keeps_workers_busy(pool: sky.ComputePool) -> None:
+    read = [0]
+
+    def numbers() -> Iterator[Any]:
+        for x in range(40_000):
+            read[0] = x
+            yield double(x)
+
+    results = sky.gather(numbers(), stream=True) >> pool
+    assert double(1) >> pool == 2  # by now what was handed over is through
+    first = read[0]
+    assert first < 20_000
+    for _ in range(first - 100):
+        next(results)
+
+    assert read[0] > first
+
+
 def test_an_error_in_the_users_iterable_is_the_users(pool: sky.ComputePool) -> None:
     def numbers() -> Iterator[Any]:
         yield double(1)
@@ -461,6 +479,37 @@ def test_stop_from_another_thread_ends_a_start_that_waits(make_pool: MakePool, c
     assert not pool.is_running
 
 
+def test_stop_from_another_thread_ends_a_start_that_plans(make_pool: MakePool, cloud: Any) -> None:
+    planning, go_on = threading.Event(), threading.Event()
+
+    def choose(providers: Any, spec: Any) -> Any:
+        planning.set()
+        assert go_on.wait(10)
+        return providers[0]
+
+    pool, errors = make_pool(selection=choose), []
+
+    def start() -> None:
+        try:
+            pool.start()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert planning.wait(10)
+    stopper = threading.Thread(target=pool.stop)
+    stopper.start()
+    time.sleep(0.05)
+    go_on.set()
+    thread.join(10)
+    stopper.join(10)
+
+    assert [type(error) for error in errors] == [sky.TaskCancelled]
+    assert cloud.log == []
+    assert not pool.is_running
+
+
 def test_stopping_ends_the_wait_of_other_threads(make_pool: MakePool, gate: Gate) -> None:
     pool, errors = make_pool().start(), []
 
@@ -635,6 +684,9 @@ def test_the_plan_is_what_the_pool_launches_from(make_pool: MakePool, cloud: Any
     with pool:
         assert pool.plan() is plan
         assert pool.instances[0].offer is plan.chosen
+    object.__setattr__(cloud, "prices", (9.0,))
+    with pool:
+        assert pool.instances[0].offer.usd_per_hour == 9.0
 
 
 def test_a_selection_function_chooses_among_candidates(cloud: Any) -> None:
