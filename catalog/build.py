@@ -24,10 +24,8 @@ from skyward.catalog.rules import broken_sql, describe, duplicates_sql
 from skyward.catalog.schema import (
     ACCELERATORS,
     INSTANCE_TYPES,
-    OFFERS,
     SCHEMA_VERSION,
     SNAPSHOTS,
-    sorted_offers,
     table_of,
 )
 from skyward.model.accelerator import default_registry
@@ -114,7 +112,7 @@ class Gathered:
     """What the recipe has so far: rows of offers per source, and what is to be told about them."""
 
     registry: Registry
-    offers: list[Row] = field(default_factory=list)
+    offers: list[tuple[Any, ...]] = field(default_factory=list)
     snapshots: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -122,8 +120,7 @@ class Gathered:
     def add(self, provider: str, found: Ingested, file: str, digest: str) -> None:
         self.notes += [f"{file}: {reason} ({number})" for reason, number in sorted(found.skipped.items())]
         self.offers += found.rows
-        if found.rows:
-            self.snapshots += _snapshots(provider, found.rows, file, digest)
+        self.snapshots += _snapshots(provider, found, file, digest)
 
 
 def build(sources: Path, out: Path) -> BuildReport:
@@ -143,12 +140,12 @@ def build(sources: Path, out: Path) -> BuildReport:
     _gather_verda(gathered, tables["verda_instance_types"], digests)
     _gather_vastai(gathered, tables["vastai_indicative"], digests)
     compiled = {
-        "offers": sorted_offers(table_of(gathered.offers, OFFERS)),
+        "offers": Ingested(rows=gathered.offers).table(),
         "instance_types": table_of(_instance_types(shapes, gathered.registry), INSTANCE_TYPES),
         "accelerators": table_of(_accelerators(gathered.registry, tables["price_windows"]), ACCELERATORS),
         "snapshots": table_of(gathered.snapshots, SNAPSHOTS),
     }
-    newest = max((row["observed_at"] for row in gathered.offers), default=datetime(1970, 1, 1))
+    newest = max(Ingested(rows=gathered.offers).column("observed_at"))
     gathered.problems += _implausible(compiled, newest)
     if gathered.problems:
         return _refused(gathered, out)
@@ -183,21 +180,21 @@ def _implausible(compiled: Mapping[str, pa.Table], newest: datetime) -> list[str
     return problems + [f"{' '.join(map(str, row[:-1]))}: there {row[-1]} times" for row in doubled]
 
 
-def _snapshots(provider: str, rows: Iterable[Row], file: str, digest: str) -> Iterator[Row]:
-    by_source: dict[str, list[Row]] = {}
-    for row in rows:
-        by_source.setdefault(row["source"], []).append(row)
+def _snapshots(provider: str, found: Ingested, file: str, digest: str) -> Iterator[Row]:
+    """One row per source the offers name."""
+    by_source: dict[str, list[tuple[datetime, float | None]]] = {}
+    for source, *dated in zip(*map(found.column, ("source", "observed_at", "usd_per_hour")), strict=True):
+        by_source.setdefault(source, []).append((dated[0], dated[1]))
     for source, group in sorted(by_source.items()):
-        moments = [row["observed_at"] for row in group]
         yield {
             "provider": provider,
             "source": source,
             "file": file,
             "sha256": digest,
-            "oldest": min(moments),
-            "newest": max(moments),
+            "oldest": min(moment for moment, _ in group),
+            "newest": max(moment for moment, _ in group),
             "rows": float(len(group)),
-            "priced": float(sum(row["usd_per_hour"] is not None for row in group)),
+            "priced": float(sum(price is not None for _, price in group)),
             "schema_version": float(SCHEMA_VERSION),
         }
 

@@ -253,18 +253,8 @@ def remember(catalog: Catalog, layer: Layer, observed_at: datetime) -> int:
 
 
 def _changes(catalog: Catalog, layer: Layer, moment: datetime) -> pa.Table:
-    import pyarrow as pa
-
-    found = catalog.ask(
-        _CHANGES.format(live=parquet(layer.path)), {"provider": layer.provider, "moment": moment}
-    )
-    schema = arrow_schema(HISTORY)
-    columns = [
-        [naive_utc(v) if isinstance(v, datetime) else v for v in found.column(name)] for name, _ in HISTORY
-    ]
-    return pa.Table.from_arrays(
-        [pa.array(v, type=f.type) for v, f in zip(columns, schema, strict=True)], schema=schema
-    )
+    sql = _CHANGES.format(live=parquet(layer.path))
+    return catalog.arrow(sql, {"provider": layer.provider, "moment": moment}).cast(arrow_schema(HISTORY))
 
 
 _SAME = " AND ".join(f"n.{name} IS NOT DISTINCT FROM l.{name}" for name in KEY_COLUMNS)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from skyward.catalog.query import KEY_COLUMNS, naive_utc
-from skyward.catalog.schema import OFFERS, sorted_offers, table_of
+from skyward.catalog.schema import OFFERS, sorted_offers, table_of_columns
 from skyward.model.offer import Offer
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from skyward.model.accelerator_model import AcceleratorModel, Registry
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
+"""The values of one offer, in the order of `schema.OFFERS`."""
+
+_PLACES = {name: place for place, (name, _) in enumerate(OFFERS)}
+_KEY = tuple(_PLACES[name] for name in KEY_COLUMNS)
+_PRICE = _PLACES["usd_per_hour"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,11 @@ class Ingested:
 
     def table(self) -> pa.Table:
         """The rows as the offers file keeps them."""
-        return sorted_offers(table_of(self.rows, OFFERS))
+        return sorted_offers(table_of_columns(zip(*self.rows, strict=True), OFFERS))
+
+    def column(self, name: str) -> list[Any]:
+        """One column's values, in the order of the rows."""
+        return [row[_PLACES[name]] for row in self.rows]
 
 
 def ingest(
@@ -59,17 +68,16 @@ def ingest(
         if isinstance(row, str):
             skipped[row] += 1
             continue
-        key = tuple(row[name] for name in KEY_COLUMNS)
+        key = tuple([row[place] for place in _KEY])
         if key in best:
             skipped["same machine at a higher price"] += 1
-            if _dearer(row, best[key]):
+            if _dearer(row[_PRICE], best[key][_PRICE]):
                 continue
         best[key] = row
     return Ingested(rows=list(best.values()), skipped=skipped)
 
 
-def _dearer(row: Row, other: Row) -> bool:
-    price, known = row["usd_per_hour"], other["usd_per_hour"]
+def _dearer(price: float | None, known: float | None) -> bool:
     return price is None or (known is not None and price >= known)
 
 
@@ -84,37 +92,40 @@ def _row(offer: Offer, provider: str, registry: Registry, moment: datetime, mark
             memory = f" of {offer.accelerator_memory_gib:.4g} GiB" if offer.accelerator_memory_gib else ""
             return f"unknown accelerator {offer.accelerator!r}{memory}"
     price = known_price(offer.usd_per_hour)
-    row: Row = {name: getattr(offer, name, None) for name, _ in OFFERS}
-    row.update(
-        usd_per_hour=price,
-        usd_per_gpu_hour=price / offer.accelerator_count if price and offer.accelerator_count else None,
-        price_floor=known_price(offer.price_floor),
-        vcpus=offer.vcpus or None,
-        memory_gib=offer.memory_gib or None,
-        observed_at=naive_utc(offer.observed_at) if offer.observed_at else moment,
-        zones=list(offer.zones) or None,
-        details=_compact(offer.details),
-        **_accelerator(offer, model, marketplace),
+    count = float(offer.accelerator_count) if model else 0.0
+    return (
+        provider,
+        offer.region,
+        offer.zone,
+        offer.instance_type,
+        offer.pricing,
+        price,
+        price / count if price and count else None,
+        known_price(offer.price_floor),
+        offer.vcpus or None,
+        offer.memory_gib or None,
+        offer.disk_gb,
+        offer.architecture,
+        model.name if model else None,
+        count,
+        (model.memory_gib or offer.accelerator_memory_gib) if model else None,
+        _interconnect(offer, model, marketplace),
+        offer.availability,
+        offer.reliability,
+        naive_utc(offer.observed_at) if offer.observed_at else moment,
+        offer.source,
+        offer.quality,
+        offer.accelerator if model else None,
+        offer.zones or None,
+        _compact(offer.details),
     )
-    return row
 
 
-def _accelerator(offer: Offer, model: AcceleratorModel | None, marketplace: bool) -> Row:
-    if model is None:
-        return {
-            "accelerator": None,
-            "accelerator_raw": None,
-            "accelerator_count": 0.0,
-            "accelerator_memory_gib": None,
-        }
-    presumed = model.interconnect if offer.accelerator_count > 1 and not marketplace else None
-    return {
-        "accelerator": model.name,
-        "accelerator_raw": offer.accelerator,
-        "accelerator_count": float(offer.accelerator_count),
-        "accelerator_memory_gib": model.memory_gib or offer.accelerator_memory_gib,
-        "interconnect": offer.interconnect or presumed or None,
-    }
+def _interconnect(offer: Offer, model: AcceleratorModel | None, marketplace: bool) -> str | None:
+    """What the offer says; else what the card usually has, where there are several and nobody tinkered."""
+    if offer.interconnect or model is None:
+        return offer.interconnect
+    return (model.interconnect or None) if offer.accelerator_count > 1 and not marketplace else None
 
 
 def known_price(usd: float | None) -> float | None:

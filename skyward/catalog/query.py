@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import QueryError
@@ -453,6 +452,8 @@ def column_name(name: str, extra: Iterable[str] = COMPUTED) -> str:
     found = ALIASES.get(spelled, spelled)
     if found in known:
         return found
+    from difflib import get_close_matches
+
     near = get_close_matches(spelled, [*known, *ALIASES], n=2)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise QueryError(f"unknown column {name!r}{hint}", facts=[f"known: {', '.join(known)}"], column=name)

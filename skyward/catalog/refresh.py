@@ -7,6 +7,7 @@ another. What changed goes into the history.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skyward.catalog import layers as files
+from skyward.catalog.belief import broken_rows, latest_moment
 from skyward.catalog.engine import parquet
+from skyward.catalog.history import remember
 from skyward.catalog.ingest import Ingested, ingest
 from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import FileEntry, Manifest, sha256_of
 from skyward.catalog.query import KEY_COLUMNS
+from skyward.catalog.rules import broken_keys_sql
 from skyward.catalog.schema import write_table, write_text
 from skyward.errors import ImplausiblePricesError, ProviderError, SkywardError
 
@@ -96,10 +100,14 @@ def _refresh_one(
 ) -> tuple[int, int, int, tuple[str, ...]]:
     observed_at = datetime.now(UTC).replace(microsecond=0)
     progress(provider.name, "asking for offers")
-    found = ingest(
-        provider.offers(), provider.name, registry, observed_at, marketplace=not provider.capabilities.trusted
+    stranger = not provider.capabilities.trusted
+    return publish(
+        catalog,
+        provider.name,
+        ingest(provider.offers(), provider.name, registry, observed_at, marketplace=stranger),
+        observed_at,
+        force=force,
     )
-    return publish(catalog, provider.name, found, observed_at, force=force)
 
 
 def publish(
@@ -117,42 +125,41 @@ def publish(
     with FileLock(directory / ".lock", timeout=120):
         staged = directory / ".staged.parquet"
         try:
-            table, left_out = _believable(catalog, found, staged, provider)
+            table, skipped = found.table(), found.skipped
+            del found  # the rows are several times the size of their table
+            table, left_out = _believable(catalog, table, skipped, staged, provider)
             if not force:
                 _refuse_implausible(catalog, provider, staged)
             layer = _put_in_place(directory, provider, staged, table, observed_at)
         finally:
             staged.unlink(missing_ok=True)
-        from skyward.catalog.history import remember
-
         changed = remember(catalog, layer, observed_at)
     priced = table.num_rows - table.column("usd_per_hour").null_count
     return table.num_rows, priced, changed, left_out
 
 
 def _believable(
-    catalog: Catalog, found: Ingested, staged: Path, provider: str
+    catalog: Catalog, table: pa.Table, skipped: Counter[str], staged: Path, provider: str
 ) -> tuple[pa.Table, tuple[str, ...]]:
     """The rows that obey the rules, written to `staged`, and what was left out in words."""
-    from skyward.catalog.rules import broken_keys_sql
-
-    table = found.table()
     write_table(table, staged)
     catalog.table("accelerators")
-    from skyward.catalog.belief import broken_rows, latest_moment
-
     broken = catalog.ask(broken_keys_sql(parquet(staged)), {"latest": latest_moment()}).rows
     if table.num_rows == 0 or len(broken) > max(3, BROKEN_SHARE * table.num_rows):
         problems = broken_rows(catalog, parquet(staged)) or ["no offer at all"]
         raise _implausible(provider, problems)
-    words = [f"{reason} ({count})" for reason, count in found.skipped.most_common()]
+    words = [f"{reason} ({count})" for reason, count in skipped.most_common()]
     if broken:
         words += [f"not believed: {text}" for text in broken_rows(catalog, parquet(staged))]
-        bad = {tuple(row) for row in broken}
-        good = [row for row in found.rows if tuple(row[name] for name in KEY_COLUMNS) not in bad]
-        table = Ingested(rows=good).table()
+        table = _without(table, {tuple(row) for row in broken})
         write_table(table, staged)
     return table, tuple(words)
+
+
+def _without(table: pa.Table, keys: set[tuple[object, ...]]) -> pa.Table:
+    """The rows whose key is none of these."""
+    rows = zip(*(table.column(name).to_pylist() for name in KEY_COLUMNS), strict=True)
+    return table.filter([row not in keys for row in rows])
 
 
 def _implausible(provider: str, problems: list[str]) -> ImplausiblePricesError:

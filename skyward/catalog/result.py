@@ -98,9 +98,15 @@ def aware(value: Any) -> Any:
 
 def aware_rows(rows: Sequence[tuple[Any, ...]], moments: Collection[int]) -> tuple[tuple[Any, ...], ...]:
     """The rows with the moments in the given places made aware."""
-    if not moments:
-        return tuple(rows)
-    return tuple(tuple(aware(v) if n in moments else v for n, v in enumerate(row)) for row in rows)
+    found = rows
+    for place in moments:
+        known: dict[Any, Any] = {}  # a catalog has a handful of different moments
+        for row in found:
+            value = row[place]
+            if value not in known:
+                known[value] = aware(value)
+        found = [(*row[:place], known[row[place]], *row[place + 1 :]) for row in found]
+    return tuple(found)
 
 
 def in_words(seconds: float) -> str:

@@ -38,8 +38,9 @@ def rows_of(offers: list[Offer]) -> list[dict[str, Any]]:
     """The offers as catalog rows, whoever sells them."""
     registry = default_registry()
     providers = dict.fromkeys(item.provider for item in offers)
+    names = [name for name, _ in OFFERS]
     return [
-        row
+        dict(zip(names, row, strict=True))
         for provider in providers
         for row in ingest([o for o in offers if o.provider == provider], provider, registry, DAY).rows
     ]

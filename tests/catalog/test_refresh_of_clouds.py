@@ -73,7 +73,9 @@ def respond(request: Request) -> Answer:
 def clouds(api: FakeAPI, digitalocean_token: str = "token-0123456789") -> list[Any]:
     return [
         DigitalOceanProvider(DigitalOcean(endpoint=api.url), token=digitalocean_token),
-        VerdaProvider(Verda(endpoint=f"{api.url}/v1"), client_id="client-01234", client_secret="secret-0123456789"),
+        VerdaProvider(
+            Verda(endpoint=f"{api.url}/v1"), client_id="client-01234", client_secret="secret-0123456789"
+        ),
         VastAIProvider(VastAI(endpoint=api.url), key="key-0123456789"),
     ]
 
