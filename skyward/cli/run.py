@@ -141,6 +141,7 @@ def run(
         raise nothing_fits(plan, plugins)
     if dry_run:
         return ExitCode.OK
+    session.check_credentials(plan)
     if not is_agreed and plan.usd_per_hour != 0:
         _agree(session, plan, shell, given)
     return _execute(session, plan, shell, durations)

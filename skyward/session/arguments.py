@@ -116,7 +116,8 @@ class Signature:
         more = f"; did you mean {near[0]!r}?" if near else ""
         error = self._error(f"no parameter {name!r} (given as {word!r}){more}", name, word)
         if "=" in word and word[:1] != "-":
-            error.hints = (f"a plain value with '=' in it goes after a second --: -- -- {shlex.quote(word)}",)
+            more = f"a plain value with '=' in it goes after a second --: -- -- {shlex.quote(word)}"
+            error.hints = (*error.hints, more)
         raise error
 
     def _value(self, name: str, texts: Sequence[str]) -> Any:
@@ -226,7 +227,7 @@ class Signature:
     def _error(self, message: str, parameter: str | None, value: Any, expected: str = "") -> ArgumentError:
         return ArgumentError(
             f"{self.target}: {message}",
-            facts=[f"usage: {self.usage}"],
+            hints=[f"usage: {self.usage}"],
             parameter=parameter,
             value=str(value) if isinstance(value, _Word) else value,
             expected=expected,

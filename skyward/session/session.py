@@ -115,11 +115,23 @@ class Session:
 
     def plan(self) -> Plan:
         """What would be rented; the pool launches from this very plan."""
-        return self._started_pool().plan()
+        return self._prepared_pool().plan()
+
+    def check_credentials(self, plan: Plan) -> None:
+        """Before anybody is asked to spend.
+
+        Raises:
+            CredentialsError: the provider that is chosen finds none.
+        """
+        from skyward.api.planning import sources
+
+        for source in sources(self._prepared_pool()._effective(), self._plugins):
+            if plan.chosen is not None and source.name == plan.chosen.provider:
+                source.ready()
 
     def environment(self, plan: Plan) -> dict[str, Any]:
         """What tasks would find on the nodes: Python, packages, and the code that would travel there."""
-        image = self._started_pool()._effective().image
+        image = self._prepared_pool()._effective().image
         stays = plan.chosen is not None and plan.chosen.provider == "local"
         return {
             "python": image.python or f"{sys.version_info.major}.{sys.version_info.minor}",
@@ -128,7 +140,7 @@ class Session:
             "code": None if stays or not image.project else _travelling_code(),
         }
 
-    def _started_pool(self) -> ComputePool:
+    def _prepared_pool(self) -> ComputePool:
         assert self._pool is not None, "prepare() comes first"
         return self._pool
 
@@ -173,7 +185,7 @@ class Session:
 
     def _work(self, interrupts: Interrupts) -> None:
         """Everything that happens while there are machines."""
-        with self._started_pool():
+        with self._prepared_pool():
             try:
                 if self.driver is not None:
                     self._drive(self.driver, interrupts)
@@ -186,7 +198,7 @@ class Session:
         """Sends the items and takes their outcomes as they come."""
         from skyward.session.flight import RunFlight
 
-        running = self._started_pool()._need()
+        running = self._prepared_pool()._need()
         tasks = [item.task for item in self.items]
         flight = RunFlight(running._ready_engine(), tasks, maxfail=self.request.maxfail)
         running._launch(flight)
@@ -241,7 +253,7 @@ class Session:
     def _ensure_stopped(self, error: BaseException | None) -> BaseException | None:
         """Machines that an interrupted clean-up left are ended now; what cannot be ended wins over all."""
         try:
-            self._started_pool().stop()
+            self._prepared_pool().stop()
         except CleanupError as problem:
             return problem
         return error
@@ -261,7 +273,7 @@ class Session:
             cancelled=verdicts["cancelled"],
             duration_s=duration_s,
             nodes=len(recorder.nodes),
-            usd=self._started_pool().cost if recorder.nodes else 0.0,
+            usd=self._prepared_pool().cost if recorder.nodes else 0.0,
             exit_code=_exit_code(verdicts, error),
             failures=tuple(failures),
         )
@@ -345,7 +357,7 @@ class Session:
         """The directory of the run; a run that cannot be kept is still a run."""
         from skyward.remote.secrets import Redactor
 
-        redactor = Redactor(env=self._started_pool()._effective().image.env)
+        redactor = Redactor(env=self._prepared_pool()._effective().image.env)
         try:
             store = Store.create(self.config.places.state, self.id, redactor.redact)
             store.write("run.json", self._asked(started_at))

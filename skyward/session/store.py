@@ -36,19 +36,19 @@ RUNS = "runs"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case: sorts like numbers, and no letter is mistaken for a digit."""
 _EPOCH_S = 1_704_067_200
-"""2024-01-01 UTC; six letters of seconds since then last until 2058."""
+"""2024-01-01 UTC; seven letters of 1/32 s since then last until 2058."""
 VALUE_ROOM = 16 * 1024
 """Values and characters of one value that are kept; a larger one is kept shortened, as its `repr`."""
 
 
 def new_id(now: float | None = None) -> str:
-    """A name for a run: `r-` and eight letters that sort by time (to the second)."""
-    seconds = int((time.time() if now is None else now) - _EPOCH_S)
+    """A name for a run: `r-` and eight letters that sort by time, the last one at random."""
+    ticks = int(((time.time() if now is None else now) - _EPOCH_S) * 32)
     letters = ""
-    for _ in range(6):
-        seconds, digit = divmod(seconds, 32)
+    for _ in range(7):
+        ticks, digit = divmod(ticks, 32)
         letters = _ALPHABET[digit] + letters
-    return f"r-{letters}{secrets.choice(_ALPHABET)}{secrets.choice(_ALPHABET)}"
+    return f"r-{letters}{secrets.choice(_ALPHABET)}"
 
 
 class Store:

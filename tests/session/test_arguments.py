@@ -107,14 +107,14 @@ def test_what_does_not_fit_is_named_with_its_value_and_what_was_expected(
 
     assert caught.value.message == f"train.py:train: {message}"
     assert caught.value.values["parameter"] == parameter
-    assert caught.value.facts[0].startswith("usage: skyward run train.py:train -- DATA [--epochs INT]")
+    assert caught.value.hints[0].startswith("usage: skyward run train.py:train -- DATA [--epochs INT]")
 
 
 def test_a_plain_value_with_an_equals_sign_goes_behind_a_second_dash_dash() -> None:
     with pytest.raises(ArgumentError) as caught:
         call(train, "a=b")
 
-    assert caught.value.hints == ("a plain value with '=' in it goes after a second --: -- -- a=b",)
+    assert caught.value.hints[1] == "a plain value with '=' in it goes after a second --: -- -- a=b"
     assert call(train, "--", "a=b").named == {"data": Path("a=b")}
 
 

@@ -27,7 +27,7 @@ class Score:
 def test_ids_sort_by_time_and_are_short(first: int, later: int) -> None:
     a, b = new_id(first), new_id(min(first + later, 2_770_000_000))
 
-    assert a[:8] < b[:8]
+    assert a[:9] < b[:9]
     assert len(a) == 10
     assert a.startswith("r-")
 
