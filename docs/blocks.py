@@ -249,7 +249,7 @@ _VARIES = [
     for pattern, word in (
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z?", "<moment>"),
         (r"\b\d\d:\d\d:\d\d(\.\d+)?\b", "<clock>"),
-        (r"\b\d+d!?", "<age>"),
+        (r"\b\d+ ?d\b!?", "<age>"),
         (r"\b\d+(\.\d+)? ?(ms|µs|s|min)\b", "<time>"),
         (r"\br-[0-9a-z]{6,}\b", "<run>"),
         (r"\bpool-[0-9a-f]{6}\b|\blocal-[\w-]+-\d+-\d+\b", "<pool>"),
@@ -257,7 +257,9 @@ _VARIES = [
         (r"/python3\.\d+", "<path>"),
         (r"0x[0-9a-f]+", "<address>"),
         (r"\bport \d+", "<port>"),
-        (r"127\.\d+\.\d+\.\d+", "<ip>"),
+        (r"\([\w.-]+@(\d+\.){3}\d+:\d+\)", "(<host>)"),
+        (r"(-p \d+ )?\b(\d+\.){3}\d+\b", "<ip>"),
+        (r"(\dx local) \S+,", r"\1 <host>,"),
         (r"SHA256:[A-Za-z0-9+/]{43}", "<fingerprint>"),
         (r"([=\-~.])\1{3,}", "<rule>"),
         (r"[ \t]+", " "),
@@ -277,7 +279,7 @@ def matches(expected: str, actual: str) -> bool:
 
 
 def _has_shape(expected: str, actual: str) -> bool:
-    want, have = _plain(expected), _plain(actual)
+    want, have = ([re.sub(r"\d+", "<n>", line) for line in _plain(text)] for text in (expected, actual))
     return bool(want and have) and (want[0], want[-1]) == (have[0], have[-1])
 
 
