@@ -14,11 +14,12 @@ from skyward.cli.chart import Series, line_chart
 from skyward.cli.render import Answer, Column, devices, format_option, show
 from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
 from skyward.cli.shell import Shell, pass_shell
-from skyward.errors import AcceleratorError, ExitCode, NoOfferError
+from skyward.errors import AcceleratorError, ExitCode, NoOfferError, QueryError
 from skyward.model.money import format_usd
 
 if TYPE_CHECKING:
     from skyward.catalog.result import Result
+    from skyward.catalog.store import Catalog
 
 LINES = 8
 """So many lines can be told apart; of more offers the cheapest of each kind is drawn."""
@@ -61,8 +62,8 @@ def history(
 
     start = parse_moment(since, "--since")
     end = parse_moment(until, "--until") if until else datetime.now(UTC)
-    wants = requirements_of(_with_spec(spec, given))
     with opened(shell) as catalog:
+        wants = requirements_of(_with_spec(catalog, spec, given))
         query = question(catalog, wants, pricing=_pricing(given), include_indicative=True)
         found = with_change(catalog.history(query, since=start, until=end))
     if not found.rows:
@@ -78,8 +79,12 @@ def history(
         _footer(shell, found)
 
 
-def _with_spec(spec: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """SPEC as an accelerator or, when it is none, as an instance type."""
+def _with_spec(catalog: Catalog, spec: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """SPEC as an accelerator or, when it is none, as an instance type.
+
+    Raises:
+        AcceleratorError: it is neither.
+    """
     from skyward.cli.filters import with_spec
     from skyward.cli.requirements import parse_accelerator
 
@@ -87,11 +92,18 @@ def _with_spec(spec: str | None, given: dict[str, Any]) -> dict[str, Any]:
         return given
     try:
         parse_accelerator(spec)
-    except AcceleratorError:
-        if not any(char in spec for char in ".-") or given.get("machine"):
+    except AcceleratorError as error:
+        if given.get("machine"):
             raise
-        return {**given, "machine": spec}
+        return {**given, "machine": _machine(catalog, spec, error)}
     return with_spec({**given, "spec": spec})
+
+
+def _machine(catalog: Catalog, name: str, unknown: AcceleratorError) -> str:
+    try:
+        return catalog.machine(name)[0]
+    except QueryError as error:
+        raise (error if "." in name else unknown) from None
 
 
 def _pricing(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -274,7 +274,8 @@ class PlanReport:
         refusal, rank = row["refusal"], row["rank"]
         if refusal is not None:
             return f"refused: {refusal.detail.removeprefix('is ').removeprefix('has ')}"
-        nodes = f", {self.plan.requirements.nodes_of(row['offer'])} nodes" if self._is_varying else ""
+        count = self.plan.requirements.nodes_of(row["offer"])
+        nodes = f", {count} node{'' if count == 1 else 's'}" if self._is_varying else ""
         if rank == 1:
             return f"chosen{_mixture(self.plan)}{nodes}"
         return f"{_ordinal(rank)} (fallback){nodes}"
@@ -299,14 +300,14 @@ class PlanReport:
         """The JSON document; `items` are all offers considered, the best first, refusals in catalog order."""
         from skyward.advice import funnel, relaxations
 
-        chosen = self.plan.chosen
+        chosen, items = self.plan.chosen, self._items()
         return {
             "target": self.target,
             "requirements": _plain_requirements(self.plan.requirements),
             "selection": self.plan.strategy,
             "currency": "USD",
             "nodes": self.plan.nodes,
-            "chosen": None if chosen is None else self._item(chosen, 1, None),
+            "chosen": next((item for item in items if item["rank"] == 1), None),
             "machines": [
                 {"instance_type": offer.instance_type, "pricing": offer.pricing, "nodes": count}
                 for offer, count in (self.plan.machines(chosen) if chosen else ())
@@ -328,28 +329,12 @@ class PlanReport:
                 }
                 for r in relaxations(self.plan)
             ],
-            "items": self._items(),
+            "items": items,
         }
 
     def _items(self) -> list[dict[str, Any]]:
-        ranked = [self._item(offer, n, None) for n, offer in enumerate(self.plan.ranked, 1)]
-        items = [*ranked, *(self._item(refusal.offer, None, refusal) for refusal in self.plan.refused)]
-        return [item for item in items if self.only in (None, item["instance_type"])]
-
-    def _item(self, offer: Offer, rank: int | None, refusal: Refusal | None) -> dict[str, Any]:
-        from skyward.cli.render import plain_cell
-
-        names = [field.name for field in fields(offer) if field.name != "is_owned"]
-        return {
-            "rank": rank,
-            "status": "refused" if refusal else "chosen" if rank == 1 else "fallback",
-            "nodes": self.plan.requirements.nodes_of(offer),
-            "usd_per_hour_all_nodes": None if refusal else self.plan.rate(offer),
-            "constraint": refusal.constraint if refusal else None,
-            "detail": refusal.detail if refusal else None,
-            "short_by": refusal.short_by if refusal else None,
-            **{name: plain_cell("", getattr(offer, name)) for name in names},
-        }
+        rows = self.plan.rows()
+        return [_item(row) for row in rows if self.only in (None, row["instance_type"])]
 
     def _show_rows(self, format: str) -> None:
         from skyward.catalog.result import Result
@@ -362,6 +347,12 @@ class PlanReport:
         columns = tuple(name for name in (items[0] if items else ()) if name not in ("zones", "details"))
         result = Result(columns, tuple(tuple(item[name] for name in columns) for item in items))
         show(Answer(schema="skyward.plan/1", result=result, columns=(), around={}), format)
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    from skyward.cli.render import plain_cell
+
+    return {name: plain_cell("", value) for name, value in row.items()}
 
 
 def in_short(wants: Requirements) -> str:

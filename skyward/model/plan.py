@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from skyward.model.offer import Offer
 from skyward.model.requirements import Requirements
@@ -80,6 +81,73 @@ class Plan:
             if same_machine(other, offer) and is_interruptible(other) != is_interruptible(offer):
                 return other
         return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping per offer, the best first: its `rank` and `status`, why it was refused, and what it is."""
+        chosen = [self._row(offer, rank) for rank, offer in enumerate(self.ranked, 1)]
+        return [*chosen, *(self._row(refusal.offer, None, refusal) for refusal in self.refused)]
+
+    def _row(self, offer: Offer, rank: int | None, refusal: Refusal | None = None) -> dict[str, Any]:
+        return {
+            "rank": rank,
+            "status": "refused" if refusal else "chosen" if rank == 1 else "fallback",
+            "nodes": self.requirements.nodes_of(offer),
+            "usd_per_hour_all_nodes": None if refusal else self.rate(offer),
+            "constraint": refusal.constraint if refusal else None,
+            "detail": refusal.detail if refusal else None,
+            "short_by": refusal.short_by if refusal else None,
+            **{
+                field.name: getattr(offer, field.name) for field in fields(offer) if field.name not in _INWARD
+            },
+        }
+
+    def to_arrow(self) -> Any:
+        """`rows` as a `pyarrow.Table`, without what only a launch needs."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(
+            [{k: v for k, v in row.items() if k not in ("details", "zones")} for row in self.rows()]
+        )
+
+    def df(self) -> Any:
+        """`rows` as a `pandas.DataFrame`; pandas must be installed."""
+        return self.to_arrow().to_pandas()
+
+    def _repr_html_(self) -> str:
+        titles = (
+            "",
+            "provider",
+            "machine",
+            "region",
+            "accelerator",
+            "sold as",
+            "$/h",
+            "$/h all nodes",
+            "status",
+        )
+        head = "".join(f"<th>{title}</th>" for title in titles)
+        rows = "".join(f"<tr>{''.join(map(_cell, _shown(row)))}</tr>" for row in self.rows()[:50])
+        left = self.considered - min(self.considered, 50)
+        more = f"<p>{left:,} more were considered</p>" if left else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+_INWARD = frozenset(("is_owned",))
+
+
+def _shown(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    device = f"{row['accelerator_count']:g}x {row['accelerator']}" if row["accelerator"] else None
+    status = f"refused: {row['detail']}" if row["detail"] else row["status"]
+    place = (row["rank"], row["provider"], row["instance_type"], row["zone"] or row["region"], device)
+    return (*place, row["pricing"], row["usd_per_hour"], row["usd_per_hour_all_nodes"], status)
+
+
+def _cell(value: Any) -> str:
+    import html
+
+    if isinstance(value, float):
+        return f"<td style='text-align:right'>{value:,.4g}</td>"
+    return f"<td>{'-' if value is None else html.escape(str(value))}</td>"
 
 
 def is_interruptible(offer: Offer) -> bool:
