@@ -101,7 +101,11 @@ def _module(name: str, module: ModuleType) -> str:
         for key, value in vars(module).items()
         if getattr(value, "__module__", "") == module.__name__
     ]
-    functions = [_callable(f"{name}.{key}", value, 4) for key, value in own if inspect.isfunction(value)]
+    functions = [
+        _callable(f"{name}.{key}", value, 4)
+        for key, value in own
+        if inspect.isfunction(value) and key[0] != "_"
+    ]
     return "\n\n".join([f"### `sky.{name}`", _line(module.__doc__), *functions])
 
 
