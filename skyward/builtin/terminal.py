@@ -164,14 +164,13 @@ class Display:
             self._say(f"provision  {_count(event.nodes, 'node')} on {event.provider}")
 
     def _instance_launched(self, event: events.InstanceLaunched) -> None:
-        if not self._pool.launched(event):
-            return
-        pool = self._pool
-        pool.phase = "bootstrap"
-        self._say(
-            f"provision  {pool.up}/{pool.wanted}  {self._good('ok')}  {seconds(pool.phase_s()):>6}   {pool.addresses()}"
-        )
-        pool.next_phase()
+        if self._pool.launched(event):
+            self._say(f"{self._phase('provision', self._pool.up)}{self._pool.addresses()}")
+
+    def _phase(self, name: str, nodes: int) -> str:
+        """The end of one phase, with its time."""
+        took = seconds(self._pool.end_phase(name))
+        return f"{name}  {nodes}/{self._pool.wanted}  {self._good('ok')}  {took:>6}   "
 
     def _step_finished(self, event: events.StepFinished) -> None:
         if event.error is not None:
@@ -187,9 +186,7 @@ class Display:
         pool = self._pool
         detail = f"   ({pool.detail})" if pool.detail else ""
         slots = _count(event.slots, "slot")
-        self._say(
-            f"bootstrap  {event.nodes}/{pool.wanted}  {self._good('ok')}  {seconds(pool.phase_s()):>6}   {slots}{detail}"
-        )
+        self._say(f"{self._phase('bootstrap', event.nodes)}{slots}{detail}")
         pool.ready(event)
         self._tasks.slots += event.slots
         self._told_progress_at = time.monotonic()
@@ -341,7 +338,7 @@ class Display:
                 self.screen.line(line)
 
     def _show_durations(self) -> None:
-        if slowest := self._tasks.slowest():
+        if slowest := self._tasks.slowest(self._pool.phases):
             self.screen.line()
             self.screen.rule(f"slowest {_count(len(slowest), 'duration')}", "=")
             for duration, what, name in slowest:
@@ -400,19 +397,23 @@ class _PoolStory:
         self.phase = "provision"
         self.detail = ""
         self.began = self._phase_began = time.monotonic()
+        self.phases: list[tuple[float, str]] = []
         self._instances: list[tuple[int, Instance, float]] = []
 
     def starting(self, event: events.PoolStarting) -> None:
         if self.phase != "provision" or not self.up:
-            self.phase, self.began = "provision", time.monotonic()
-            self.next_phase()
+            self.phase = "provision"
+            self.began = self._phase_began = time.monotonic()
         self.wanted += event.nodes
 
     def launched(self, event: events.InstanceLaunched) -> bool:
         """Whether this was the last one that was waited for."""
         self.up += 1
         self._instances.append((event.node, event.instance, time.monotonic()))
-        return self.up == self.wanted
+        if self.up != self.wanted or self.phase != "provision":
+            return False
+        self.phase = "bootstrap"
+        return True
 
     def step(self, event: events.StepFinished) -> None:
         if event.detail and event.error is None and event.step not in _PLAIN_STEPS:
@@ -421,11 +422,12 @@ class _PoolStory:
     def ready(self, event: events.PoolReady) -> None:
         self.phase, self.prepared = "run", event.nodes
 
-    def next_phase(self) -> None:
-        self._phase_began = time.monotonic()
-
-    def phase_s(self) -> float:
-        return time.monotonic() - self._phase_began
+    def end_phase(self, name: str) -> float:
+        """Seconds since the one before."""
+        now = time.monotonic()
+        seconds, self._phase_began = now - self._phase_began, now
+        self.phases.append((seconds, name))
+        return seconds
 
     def addresses(self, at_most: int = 4) -> str:
         """Where the first nodes are; the machine itself has no address worth showing."""
@@ -457,16 +459,19 @@ class _TaskStory:
         self._running: dict[tuple[str, int, int], int] = {}
         self._tails: dict[tuple[str, int], deque[str]] = {}
         self._wanted = slowest
-        self._slowest: list[tuple[float, int, str]] = []
+        self._slowest: list[tuple[float, int, str, int]] = []
         self._tie = itertools.count()
 
     def label(self, one: events.TaskStarted | events.TaskOutput | TaskReport) -> str:
         """What a task is called: its name, numbered where there are several of that name."""
-        if self._label is not None and (given := self._label(one.task, one.index)):
-            return given
         if one.index > 0:
             self._numbered.add(one.task)
-        return f"{one.task}[{one.index}]" if one.task in self._numbered else one.task
+        return self._called(one.task, one.index)
+
+    def _called(self, task: str, index: int) -> str:
+        if self._label is not None and (given := self._label(task, index)):
+            return given
+        return f"{task}[{index}]" if task in self._numbered and index >= 0 else task
 
     @property
     def done(self) -> int:
@@ -480,10 +485,12 @@ class _TaskStory:
         if not final:
             return
         self.verdicts[report.verdict] += 1
+        if report.index > 0:
+            self._numbered.add(report.task)
         if report.verdict == "succeeded":
             self._tails.pop((report.task, report.index), None)
         if self._wanted is not None and report.node >= 0:
-            heapq.heappush(self._slowest, (report.duration_s, next(self._tie), self.label(report)))
+            heapq.heappush(self._slowest, (report.duration_s, next(self._tie), report.task, report.index))
             if self._wanted and len(self._slowest) > self._wanted:
                 heapq.heappop(self._slowest)
 
@@ -502,9 +509,13 @@ class _TaskStory:
     def tail(self, report: TaskReport) -> Sequence[str]:
         return tuple(self._tails.get((report.task, report.index), ()))
 
-    def slowest(self) -> list[tuple[float, str, str]]:
-        """Longest first: seconds, what it was, its name."""
-        return [(duration, "task", name) for duration, _, name in sorted(self._slowest, reverse=True)]
+    def slowest(self, phases: Sequence[tuple[float, str]]) -> list[tuple[float, str, str]]:
+        """Longest first: seconds, what it was, its name. Preparing machines counts like a task."""
+        if self._wanted is None:
+            return []
+        rows = [(duration, "task", self._called(task, index)) for duration, _, task, index in self._slowest]
+        rows += [(duration, phase, "") for duration, phase in phases]
+        return sorted(rows, reverse=True)[: self._wanted or None]
 
     def counts(self) -> str:
         return counted(*self.verdicts.values())

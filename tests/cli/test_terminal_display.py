@@ -149,6 +149,20 @@ def test_a_run_reads_from_top_to_bottom() -> None:
     assert any(line.endswith("(uv cache hit: 6 of 7 packages)") for line in lines)
 
 
+def test_the_slowest_are_shown_longest_first_and_machines_count_too() -> None:
+    lines = shown(whole_run(), durations=0).splitlines()
+    start = next(i for i, line in enumerate(lines) if "slowest 6 durations" in line)
+
+    assert [line.split()[1:] for line in lines[start + 1 : start + 7]] == [
+        ["task", "fold[1]"],
+        ["task", "fold[3]"],
+        ["task", "fold[2]"],
+        ["task", "fold[0]"],
+        ["bootstrap"],
+        ["provision"],
+    ]
+
+
 def test_lines_of_the_conversation_tell_the_time_and_the_report_does_not() -> None:
     lines = shown(whole_run()).splitlines()
 
