@@ -74,7 +74,8 @@ class PoolOptions:
     retries: int
     timeout_s: float | None
     lease_s: float | None
-    bootstrap_timeout_s: float
+    bootstrap_timeout_s: float | None
+    """None where the pool does not say: then each provider's own `instance_timeout` counts."""
     preemption: str
     results: str | None
     """None: what the provider's machines are trusted with."""
@@ -118,7 +119,8 @@ def parse_options(given: Mapping[str, Any]) -> PoolOptions:
         retries=value["retries"],
         timeout_s=value["timeout"],
         lease_s=value["lease"],
-        bootstrap_timeout_s=value["instance_timeout"] or value["bootstrap_timeout"],
+        bootstrap_timeout_s=value["instance_timeout"]
+        or (value["bootstrap_timeout"] if "bootstrap_timeout" in given else None),
         preemption=value["preemption"],
         results=value["results"],
         engine=value["engine"],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from skyward.api.options import PoolOptions
 from skyward.contracts.provider import Provider
-from skyward.errors import CredentialsError, NoOfferError
+from skyward.errors import CredentialsError, NoOfferError, SkywardWarning
 from skyward.model.offer import Offer
 from skyward.model.plan import Plan
 from skyward.plugins import Plugins
@@ -107,13 +108,27 @@ def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -
 
 
 def owned_offers(asked: Iterable[Source]) -> list[Offer]:
-    """The user's own machines; no catalog knows them."""
-    return [
-        replace(offer, is_owned=True)
-        for source in asked
-        if source.is_owned
-        for offer in source.ready().offers()
-    ]
+    """The user's own machines; no catalog knows them. Sources that cannot be asked are passed over.
+
+    Raises:
+        CredentialsError: there is nobody else to fall back on.
+    """
+    offers: list[Offer] = []
+    problems: list[CredentialsError] = []
+    others = 0
+    for source in asked:
+        try:
+            found = source.ready().offers() if source.is_owned else ()
+        except CredentialsError as problem:
+            problems.append(problem)
+        else:
+            others += 1
+            offers += [replace(offer, is_owned=True) for offer in found]
+    if problems and not others:
+        raise problems[0]
+    for problem in problems:
+        warnings.warn(SkywardWarning(f"{problem}; the next provider is tried"), stacklevel=3)
+    return offers
 
 
 def nothing_fits(plan: Plan, plugins: Plugins) -> NoOfferError:

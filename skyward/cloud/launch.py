@@ -53,6 +53,8 @@ from skyward.remote.link import Link, WorkerSettings
 from skyward.remote.probe import Probe
 from skyward.remote.secrets import Redactor
 
+BOOTSTRAP_S = 600.0
+"""How long preparing a machine may take where nobody says it, seconds."""
 POLL_S = 2.0
 """How often a provider is asked whether its machines run, seconds."""
 CLOSE_S = 10.0
@@ -80,7 +82,8 @@ class FleetOrder:
     image: Image
     emit: Callable[[Event], None]
     concurrency: int = 1
-    bootstrap_timeout_s: float = 600.0
+    bootstrap_timeout_s: float | None = None
+    """None: what the provider's config says, else `BOOTSTRAP_S`."""
     project: Path | None = None
     """Directory whose sources travel; None sends none."""
 
@@ -231,7 +234,8 @@ class Fleet:
 
     def _prepare(self, node: Node) -> None:
         began, order = time.monotonic(), self.order
-        deadline = began + order.bootstrap_timeout_s
+        own = getattr(node.provider.config, "instance_timeout", None)
+        deadline = began + (order.bootstrap_timeout_s or own or BOOTSTRAP_S)
         self._await_running(node, deadline)
         if order.engine.in_process:
             order.engine.add_node(node.instance)

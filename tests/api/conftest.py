@@ -17,7 +17,7 @@ from skyward.testing.engines import ThreadEngine
 @dataclass(frozen=True, kw_only=True)
 class Scripted:
     """`launches` are what each launch does: raise an error, give so many machines (None: all), or launch all of them
-    and lose the answer ("lost")."""
+    and lose the answer ("lost"); a function is called for one of these."""
 
     launches: list[Any] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -50,6 +50,7 @@ class ScriptedProvider(sky.Provider):
     def launch(self, request: sky.LaunchRequest) -> Sequence[sky.Instance]:
         self.config.log.append(f"launch {request.count} {request.offer.instance_type}")
         what = self.config.launches.pop(0) if self.config.launches else None
+        what = what() if callable(what) else what
         if isinstance(what, BaseException):
             raise what
         count = request.count if what in (None, "lost") else what
@@ -78,10 +79,29 @@ class ScriptedProvider(sky.Provider):
         return sky.Endpoint(kind="local")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Market(Scripted):
+    """A place whose machines are not trusted, and for which there may be no credentials."""
+
+    has_credentials: bool = True
+
+
+class MarketProvider(ScriptedProvider):
+    name = "market"
+    Config = Market
+    capabilities = sky.Capabilities(off_means="nothing", trusted=False)
+
+    @classmethod
+    def from_env(cls, config: Any = None, environ: Any = None) -> MarketProvider:
+        if not config.has_credentials:
+            raise sky.CredentialsError("market: credentials not found: set MARKET_KEY")
+        return cls(config)
+
+
 class _Plugin:
     @sky.hookimpl
     def skyward_providers(self) -> list[type[sky.Provider]]:
-        return [ScriptedProvider]
+        return [MarketProvider, ScriptedProvider]
 
 
 @pytest.fixture(scope="session", autouse=True)

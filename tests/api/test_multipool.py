@@ -96,6 +96,30 @@ def test_an_exception_in_the_block_is_kept(make_pool: MakePool, cloud: Any) -> N
     assert cloud.alive == {}
 
 
+@pytest.mark.parametrize("error", [None, LookupError("the user's")])
+def test_a_clean_up_that_fails_is_told_and_hides_no_error(
+    make_pool: MakePool, cloud: Any, error: Exception | None
+) -> None:
+    broken = [True]
+
+    def refuse() -> None:
+        if broken:
+            raise sky.ProviderError("scripted: no")
+
+    object.__setattr__(cloud, "on_terminate", refuse)
+    pools = sky.MultiPool(make_pool(), make_pool())
+
+    with pytest.raises(LookupError if error else sky.CleanupError) as caught, pools:
+        if error:
+            raise error
+    broken.clear()
+    for pool in pools:
+        pool.stop()
+
+    assert error is None or "clean-up is incomplete" in caught.value.__notes__[0]
+    assert cloud.alive == {}
+
+
 def test_only_pools_and_each_once(make_pool: MakePool) -> None:
     pool = make_pool()
 

@@ -16,6 +16,7 @@ import pytest
 
 import skyward as sky
 from skyward.api import target
+from skyward.api.bus import EventBus
 from skyward.testing.engines import ThreadEngine
 
 MakePool = Callable[..., sky.ComputePool]
@@ -716,6 +717,80 @@ def test_wishes_without_a_provider_need_credentials() -> None:
         sky.ComputePool(accelerator="A100").plan()
 
 
+def test_a_provider_without_credentials_is_passed_over(
+    make_pool: MakePool, cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    market = sky.Market(has_credentials=False)  # type: ignore[attr-defined]
+    told: list[str] = []
+    rented = make_pool(provider=["aws", cloud])
+    rented.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+
+    with rented as pool:
+        assert pool.instances[0].provider == "scripted"
+    assert told
+    assert told[0].startswith("aws: credentials not found")
+    with (
+        pytest.warns(sky.SkywardWarning, match="set MARKET_KEY; the next provider is tried"),
+        make_pool(provider=[market, cloud]) as pool,
+    ):
+        assert pool.instances[0].provider == "scripted"
+    with pytest.raises(sky.CredentialsError, match="set MARKET_KEY"):
+        make_pool(provider=[market]).start()
+
+
+def test_results_of_machines_that_are_not_trusted_are_read_with_care(make_pool: MakePool, cloud: Any) -> None:
+    contexts: list[str] = []
+
+    class Asking(ThreadEngine):
+        name = "asking"
+
+        def __init__(self, context: sky.EngineContext) -> None:
+            contexts.append(context.results)
+            super().__init__(context)
+
+    market = sky.Market()  # type: ignore[attr-defined]
+    for provider, results in ((cloud, None), (market, None), (market, "any"), (cloud, "safe")):
+        with make_pool(provider=provider, results=results, engine=Asking):
+            pass
+
+    assert contexts == ["any", "safe", "any", "safe"]
+
+
+def test_nothing_more_is_launched_once_the_pool_is_stopped(make_pool: MakePool, cloud: Any) -> None:
+    launching, go_on = threading.Event(), threading.Event()
+
+    def one_of_two() -> int:
+        launching.set()
+        assert go_on.wait(10)
+        return 1
+
+    cloud.launches.append(one_of_two)
+    object.__setattr__(cloud, "prices", (1.0, 2.0))
+    pool, errors = make_pool(nodes=2), []
+
+    def start() -> None:
+        try:
+            pool.start()
+        except BaseException as error:
+            errors.append(error)
+
+    thread, stopper = threading.Thread(target=start), threading.Thread(target=pool.stop)
+    thread.start()
+    assert launching.wait(10)
+    stopper.start()
+    time.sleep(0.05)
+    go_on.set()
+    thread.join(10)
+    stopper.join(10)
+
+    assert [type(error) for error in errors] == [sky.TaskCancelled]
+    assert cloud.log == ["launch 2 type0", "terminate 1"]
+    assert cloud.alive == {}
+
+
 # -- guards --------------------------------------------------------------------------------------------------------
 
 
@@ -794,6 +869,23 @@ def test_a_handler_that_raises_is_shown_once_and_stops_nothing(make_pool: MakePo
 
     assert len(caught) == 1
     assert len(told) > 10
+
+
+def test_what_is_said_after_the_end_is_not_told_in_the_next_life() -> None:
+    told: list[sky.events.Event] = []
+    bus = EventBus()
+    bus.on(sky.events.Event, told.append)
+
+    bus.emit(sky.events.WarningRaised(message="too early"))
+    bus.start()
+    bus.emit(sky.events.WarningRaised(message="now"))
+    bus.close()
+    bus.emit(sky.events.WarningRaised(message="too late"))
+    bus.start()
+    bus.close()
+    bus.close()
+
+    assert [getattr(event, "message", "") for event in told] == ["now"]
 
 
 def test_a_handler_may_use_the_pool(make_pool: MakePool) -> None:

@@ -152,8 +152,8 @@ def test_one_volume_and_several_are_one_list() -> None:
         parse_options({"volumes": [data, data]})
 
 
-def test_the_old_name_of_the_bootstrap_deadline_works() -> None:
-    assert parse_options({}).bootstrap_timeout_s == 600
+def test_the_deadline_of_preparing_has_an_old_name_and_is_the_providers_where_nothing_is_said() -> None:
+    assert parse_options({}).bootstrap_timeout_s is None
     assert parse_options({"bootstrap_timeout": "2m"}).bootstrap_timeout_s == 120
     assert parse_options({"instance_timeout": 300}).bootstrap_timeout_s == 300
 
