@@ -61,6 +61,7 @@ MAX_CHUNK = 2000
 MAX_QUEUED = 6000
 """Tasks on their way to one slot, at most."""
 MAX_CHUNK_BYTES = 4 << 20
+MAX_RESULT = 1 << 40
 MAX_FUNCTIONS = 256
 """Functions whose pickles are kept for the next time."""
 HEARTBEAT_S = 1.0
@@ -132,6 +133,8 @@ class _Node:
 
 
 Resolution = tuple[_Entry, Outcome]
+_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+"""What reading plain data raises when it is not what we would have written."""
 
 
 class SSHEngine(Engine):
@@ -450,33 +453,41 @@ class SSHEngine(Engine):
         if node is None:
             return
         found: list[tuple[_Entry, int, float, memoryview]] = []
+        nonsense: Exception | None = None
         with self._lock:
             on_way = node.on_way
             node.is_suspected = False
-            for wire_id, kind, seconds, body in wire.read_records(payload):
-                if kind == wire.RECORD_LONG:
-                    if wire_id in on_way:
-                        self._fetch(node, wire_id, seconds, body)
-                    continue
-                entry = on_way.pop(wire_id, None)
-                if entry is not None:
-                    found.append((entry, kind, seconds, body))
+            try:
+                for wire_id, kind, seconds, body in wire.read_records(payload):
+                    if kind == wire.RECORD_LONG:
+                        if wire_id in on_way:
+                            self._fetch(node, wire_id, seconds, body)
+                        continue
+                    entry = on_way.pop(wire_id, None)
+                    if entry is not None:
+                        found.append((entry, kind, seconds, body))
+            except (wire.BadFrame, *_NONSENSE) as error:
+                nonsense = error  # what came before it counts all the same
             _learn(found)
-        resolutions = []
-        number, safe = link.node, self._is_safe
-        for entry, kind, seconds, body in found:
-            if kind == wire.RECORD_NONE:
-                outcome = Outcome("succeeded", node=number, attempt=entry.attempt, duration_s=seconds)
-            elif kind == wire.RECORD_VALUE:
-                try:
-                    outcome = Outcome("succeeded", read_value(body, (), safe=safe), node=number, attempt=entry.attempt, duration_s=seconds)
-                except Exception as error:
-                    outcome = Outcome("failed", error=error, node=number, attempt=entry.attempt, duration_s=seconds)
-            else:
-                outcome = self._bad_outcome(entry, kind, seconds, body, number)
-            resolutions.append((entry, outcome))
-        self._settle(resolutions)
+        self._settle([(one[0], self._outcome(link, *one)) for one in found])
+        if nonsense is not None:
+            raise nonsense
         self._move_on()
+
+    def _outcome(self, link: Link, entry: _Entry, kind: int, seconds: float, body: memoryview) -> Outcome:
+        """What a record says."""
+        if kind == wire.RECORD_NONE:
+            return Outcome("succeeded", node=link.node, attempt=entry.attempt, duration_s=seconds)
+        try:
+            if kind == wire.RECORD_VALUE:
+                value = read_value(body, (), safe=self._is_safe)
+                return Outcome("succeeded", value, node=link.node, attempt=entry.attempt, duration_s=seconds)
+            return self._bad_outcome(entry, kind, seconds, body, link.node)
+        except _NONSENSE as error:
+            lost = TaskLost(f"{entry.name}: node {link.node} sent an outcome that makes no sense: {error}")
+            return Outcome("lost", error=lost, node=link.node, attempt=entry.attempt)
+        except Exception as error:  # reading a value runs code of whoever wrote its class
+            return Outcome("failed", error=error, node=link.node, attempt=entry.attempt, duration_s=seconds)
 
     def _bad_outcome(self, entry: _Entry, kind: int, seconds: float, body: memoryview, node: int) -> Outcome:
         if kind == wire.RECORD_DEATH:
@@ -487,7 +498,9 @@ class SSHEngine(Engine):
 
     def _fetch(self, node: _Node, wire_id: int, seconds: float, body: memoryview) -> None:
         story = json.loads(bytes(body))
-        parts = [int(size) for size in story["parts"]]
+        form, parts = str(story["form"]), [int(size) for size in story["parts"]]
+        if not all(0 <= size <= MAX_RESULT for size in parts):
+            raise ValueError(f"a result of {parts} bytes")
 
         def done(data: memoryview) -> None:
             with self._lock:
@@ -495,7 +508,7 @@ class SSHEngine(Engine):
             if entry is None:
                 return
             try:
-                value = read_long(data, story["form"], parts, safe=self._is_safe)
+                value = read_long(data, form, parts, safe=self._is_safe)
                 outcome = Outcome("succeeded", value, node=node.link.node, attempt=entry.attempt, duration_s=seconds)
             except Exception as error:
                 outcome = Outcome("failed", error=error, node=node.link.node, attempt=entry.attempt, duration_s=seconds)

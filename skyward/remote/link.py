@@ -41,6 +41,8 @@ SUSPECT_S = 3.0
 LOST_S = 10.0
 """A node that has been silent for so long is given up and its tasks move, seconds."""
 HELLO_S = 15.0
+MAX_BREAKS = 5
+"""So many broken connections in a short while, without one result in between, are the end."""
 MAX_NOISE = 1 << 20
 """What a login shell may print before our agent speaks, bytes."""
 ACK_EVERY = 64
@@ -171,6 +173,7 @@ class Link:
         self._bulk_wanted = threading.Condition()
         self._bulk_thread: threading.Thread | None = None
         self._drop_reason = ""
+        self._breaks: list[float] = []
 
     def __repr__(self) -> str:
         return f"<Link n{self.node} {self.endpoint} {'up' if self.is_up else 'down'}>"
@@ -397,7 +400,7 @@ class Link:
                     self._hear(kind, header, payload)
         except wire.BadFrame as error:
             reason = f"speaks nonsense: {error}"
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
             reason = f"sent a frame that makes no sense: {type(error).__name__}: {error}"
         if stream is not self._stream or self.is_closed:
             return
@@ -433,6 +436,7 @@ class Link:
             if listener is not None:
                 listener.on_records(self, payload)
             self._seen = sequence
+            self._breaks.clear()
             self._unacknowledged += 1
             if self._unacknowledged >= ACK_EVERY:
                 self._unacknowledged = 0
@@ -520,6 +524,9 @@ class Link:
             return
         self.listener.on_detached(self)
         reason, self._drop_reason = self._drop_reason or "the connection broke", ""
+        if self._breaks_too_often(started):
+            self._give_up(f"{reason}, and again and again without a result in between", final=True)
+            return
         is_lost = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
@@ -541,6 +548,11 @@ class Link:
             return
         if not self.is_closed:
             self._give_up(reason, final=True)
+
+    def _breaks_too_often(self, now: float) -> bool:
+        self._breaks = [at for at in self._breaks if now - at < max(30.0, 8 * self.lost_s)]
+        self._breaks.append(now)
+        return len(self._breaks) > MAX_BREAKS
 
     def _resume(self, before: str, started: float) -> None:
         assert self._hello is not None and self.listener is not None
