@@ -1,7 +1,7 @@
 """Which key a host must show: the ones pinned by us, else what known_hosts files say. Nobody is trusted on first sight.
 
 The format is sshd(8)'s, "SSH_KNOWN_HOSTS FILE FORMAT": plain names with `*`, `?` and `!`, hashed names,
-`[host]:port`, `@revoked`. Host certificates (`@cert-authority`) are not supported; such lines are counted as absent.
+`[host]:port`, `@revoked`. Host certificates (`@cert-authority`) are not supported; such lines trust nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from skyward.errors import HostKeyError
 from skyward.remote.sshconfig import Route
+
+_MARKERS = ("", "@revoked", "@cert-authority")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class KnownKey:
     origin: str
     """file:line, or "pinned"."""
     revoked: bool = False
+    authority: bool = False
+    """It signs host certificates, which we cannot check."""
     exact: bool = True
     """False where the host is listed without its port: enough to trust, not to call another key a change."""
 
@@ -69,18 +73,21 @@ def known_keys(route: Route) -> list[KnownKey]:
     lines = [line for path in route.known_hosts for line in _read(path)]
     revoked = [known for _, known in lines if known.revoked]
     listed = [entry for entry in lines if not entry[1].revoked]
-    exact = [
-        known for patterns, known in listed if _matches(patterns, _listed_as(route.known_as, route.port))
-    ]
-    if exact:
-        return exact + revoked
-    loose = [replace(known, exact=False) for patterns, known in listed if _matches(patterns, route.known_as)]
-    return loose + revoked
+    name = _listed_as(route.known_as, route.port)
+    exact = [known for patterns, known in listed if _matches(patterns, name)]
+    if not any(_is_trusted(known) for known in exact):
+        bare = [known for patterns, known in listed if _matches(patterns, route.known_as)]
+        exact += [replace(known, exact=False) for known in bare if known not in exact]
+    return exact + revoked
+
+
+def _is_trusted(known: KnownKey) -> bool:
+    return not known.revoked and not known.authority
 
 
 def preferred_types(known: Sequence[KnownKey], offered: Sequence[str]) -> list[str]:
     """The algorithms we can verify first, so that the host shows a key we know if it has one."""
-    kinds = {kind for entry in known if not entry.revoked for kind in _algorithms(entry.key.kind)}
+    kinds = {kind for entry in known if _is_trusted(entry) for kind in _algorithms(entry.key.kind)}
     return sorted(offered, key=lambda name: name not in kinds)
 
 
@@ -90,13 +97,11 @@ def check_host_key(shown: HostKey, known: Sequence[KnownKey], route: Route) -> N
     Raises:
         HostKeyError: it does not; says which key, and what can be done.
     """
-    matching = [entry for entry in known if hmac.compare_digest(entry.key.text, shown.text)]
-    revoked = [entry for entry in matching if entry.revoked]
-    trusted = [entry for entry in known if not entry.revoked]
-    if revoked:
-        raise _error(
-            f"shows a host key that is revoked in {revoked[0].origin}", shown, route, state="revoked"
-        )
+    matching = [entry for entry in known if entry.key.text == shown.text and not entry.authority]
+    trusted = [entry for entry in known if _is_trusted(entry)]
+    if revoked := [entry for entry in matching if entry.revoked]:
+        what = f"shows a host key that is revoked in {revoked[0].origin}"
+        raise _error(what, shown, route, state="revoked")
     if matching:
         return
     if route.host_keys:
@@ -108,7 +113,7 @@ def check_host_key(shown: HostKey, known: Sequence[KnownKey], route: Route) -> N
             facts=[f"pinned: {entry.key}" for entry in trusted],
         )
     replaced = [entry for entry in trusted if entry.exact and entry.key.kind == shown.kind]
-    raise _changed(shown, replaced, route) if replaced else _unknown(shown, trusted, route)
+    raise _changed(shown, replaced, route) if replaced else _unknown(shown, known, route)
 
 
 def _changed(shown: HostKey, old: Sequence[KnownKey], route: Route) -> HostKeyError:
@@ -126,9 +131,15 @@ def _changed(shown: HostKey, old: Sequence[KnownKey], route: Route) -> HostKeyEr
     )
 
 
-def _unknown(shown: HostKey, trusted: Sequence[KnownKey], route: Route) -> HostKeyError:
+def _unknown(shown: HostKey, known: Sequence[KnownKey], route: Route) -> HostKeyError:
     files = [str(path) for path in route.known_hosts if path.exists()] or [str(route.known_hosts[0])]
-    others = [f"known, but not shown: {entry.key} in {entry.origin}" for entry in trusted]
+    others = [
+        f"not used: host certificates (@cert-authority, {entry.origin}) are not supported"
+        if entry.authority
+        else f"known, but not shown: {entry.key} in {entry.origin}"
+        for entry in known
+        if not entry.revoked
+    ]
     return _error(
         "host key is unknown, so nothing was sent",
         shown,
@@ -199,12 +210,16 @@ def _read(path: Path) -> Iterator[tuple[str, KnownKey]]:
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#") or marker not in ("", "@revoked"):
+        if len(fields) < 3 or fields[0].startswith("#") or marker not in _MARKERS:
             continue
         patterns, kind, key = fields[:3]
         if _is_base64(key):
             known = HostKey(kind=kind, text=key)
-            yield patterns, KnownKey(key=known, origin=f"{path}:{number}", revoked=marker == "@revoked")
+            origin, authority = f"{path}:{number}", marker == "@cert-authority"
+            yield (
+                patterns,
+                KnownKey(key=known, origin=origin, revoked=marker == "@revoked", authority=authority),
+            )
 
 
 def _is_base64(text: str) -> bool:

@@ -311,6 +311,7 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         """Why the peer says it left."""
         self._registering = threading.Lock()
         self._posted: deque[Message] = deque()
+        self._is_flushing = False
         options = self.get_security_options()
         options.ciphers = sorted(options.ciphers, key=lambda name: "gcm" not in name)
         options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
@@ -367,17 +368,25 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         while self._posted and self.clear_to_send_lock.acquire(blocking=False):
             try:
                 if not self.packetizer.can_send():
-                    threading.Thread(target=self._flush_slowly, name="skyward-ssh-send", daemon=True).start()
+                    self._start_flushing()
                     return
                 if not self._send_posted():
                     return
             finally:
                 self.clear_to_send_lock.release()
 
+    def _start_flushing(self) -> None:
+        """Leaves it to a thread that may wait. Needs `clear_to_send_lock`."""
+        if not self._is_flushing:
+            self._is_flushing = True
+            threading.Thread(target=self._flush_slowly, name="skyward-ssh-send", daemon=True).start()
+
     def _flush_slowly(self) -> None:
         with self.clear_to_send_lock:
             while self._posted and self._send_posted():
                 pass
+            self._is_flushing = False
+        self._flush()
 
     def _send_posted(self) -> bool:
         """Whether one was sent. Needs `clear_to_send_lock`; during a key exchange its end flushes."""

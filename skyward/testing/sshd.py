@@ -411,13 +411,13 @@ def make_key(path: Path, kind: HostKeyType = "ed25519", *, passphrase: str = "")
 
 
 @cache
-def require_sshd() -> str:
-    """Where sshd is.
+def require_sshd(path: str | None = None) -> str:
+    """Where sshd is; `path` is where to look.
 
     Raises:
         RuntimeError: nowhere; says how to get it.
     """
-    found = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
+    found = shutil.which("sshd", path=path or "/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
     if found is None:
         raise RuntimeError("sshd is not installed: apt-get install openssh-server (or set SKYWARD_NO_SSHD=1)")
     if os.geteuid() == 0:

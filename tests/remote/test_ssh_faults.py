@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -342,6 +343,36 @@ def test_a_killed_session_ends_its_streams_and_no_others(sshd: SSHServer) -> Non
     assert stream.read(1) == b""
     assert stream.exit_status(1) is None
     assert connect(sshd.endpoint).run("echo new").stdout == b"new\n"
+
+
+def test_what_is_closed_on_a_clogged_network_is_closed_once_it_flows(
+    sshd: SSHServer, chaos: ChaosProxy
+) -> None:
+    connection = connect(chaos.endpoint(sshd.endpoint))
+    sinks = [connection.open("exec cat >/dev/null") for _ in range(20)]
+    other = connection.open("cat; touch ~/ended")
+    chaos.up.is_flowing = False
+    writers = [
+        threading.Thread(target=_swallow(partial(sink.write, bytes(4 * MB))), daemon=True) for sink in sinks
+    ]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.5)
+
+    began = time.monotonic()
+    other.close()
+    assert time.monotonic() - began < 0.5
+    assert not (sshd.home_on_disk / "ended").exists()
+    chaos.heal()
+
+    for writer in writers:
+        writer.join(20)
+        assert not writer.is_alive()
+    deadline = time.monotonic() + 5
+    while not (sshd.home_on_disk / "ended").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    connection.close()
 
 
 # -- slow and odd but healthy --------------------------------------------------------------------------------

@@ -141,6 +141,20 @@ def test_a_revoked_key_is_refused_although_it_is_listed(sshd: SSHServer, tmp_pat
     assert f"{known}:2" in str(error)
 
 
+def test_a_certificate_authority_trusts_nobody_and_is_said_to_be_unsupported(
+    sshd: SSHServer, tmp_path: Path
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(f"@cert-authority * {sshd.host_keys[0]}\n")
+
+    error = refused(trusting(sshd, known))
+
+    assert error.values["state"] == "unknown"
+    assert any(f"(@cert-authority, {known}:1) are not supported" in fact for fact in error.facts)
+    known.write_text(known.read_text() + sshd.known_hosts_lines)
+    connect(trusting(sshd, known)).close()
+
+
 def test_the_machine_is_asked_for_the_type_of_key_that_we_know(make_sshd: MakeSSHD, tmp_path: Path) -> None:
     machine = make_sshd(host_keys=("ed25519", "ecdsa", "rsa"))
     known = tmp_path / "known_hosts"

@@ -16,7 +16,7 @@ import pytest
 
 from skyward.errors import ConnectionLost, HostUnreachable
 from skyward.remote.connection import connect
-from skyward.testing.sshd import SSHServer, can_isolate, free_address, make_key
+from skyward.testing.sshd import SSHServer, can_isolate, free_address, make_key, require_sshd
 
 MakeSSHD = Callable[..., SSHServer]
 
@@ -263,6 +263,31 @@ def test_a_machine_does_not_outlive_a_killed_test(orphan: Path, tmp_path: Path, 
     while any(_is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_missing_sshd_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="apt-get install openssh-server"):
+        require_sshd(str(tmp_path))
+
+
+def test_machines_are_skipped_aloud_only_where_that_is_asked_for() -> None:
+    one = "tests/testbed/test_sshd_machines.py::test_machines_have_addresses_of_their_own"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "SKYWARD_NO_SSHD": "1",
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", one],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert "1 skipped" in done.stdout
+    assert "SKYWARD_NO_SSHD=1" in done.stdout
 
 
 def test_the_current_user_is_who_logs_in_by_default(machine: SSHServer) -> None:
