@@ -169,7 +169,7 @@ class ComputePool(target.Target):
         Raises:
             CleanupError: something may still be billed.
         """
-        if self._pid != os.getpid():  # a forked child has a copy of the pool, not the pool
+        if self._is_foreign:
             return
         self._is_abandoned = True
         running = self._running
@@ -210,12 +210,12 @@ class ComputePool(target.Target):
             warnings.warn(SkywardWarning(problem.message, hints=problem.hints), stacklevel=2)
 
     def _bring_up(self) -> None:
-        if self._pid != os.getpid():
+        if self._is_foreign:
             raise self._foreign()
         with self._changing:
             if self._running is not None:
                 return
-            self._is_abandoned, self._is_starting = False, True
+            self._is_abandoned, self._is_starting, self._pid = False, True, os.getpid()
             try:
                 self._running = running = self._life()
                 _RUNNING.add(self)
@@ -273,12 +273,17 @@ class ComputePool(target.Target):
 
     def _need(self) -> Running:
         """The running pool, or why there is none."""
-        if self._pid != os.getpid():
+        if self._is_foreign:
             raise self._foreign()
         running = self._running
         if running is None:
             raise UsageError(f"{self!r} is not running", hints=["with pool: f(1) >> pool", "pool.start()"])
         return running
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether this is a forked child's copy of a pool that its parent has started."""
+        return self._running is not None and self._pid != os.getpid()
 
     def _foreign(self) -> UsageError:
         return UsageError(

@@ -109,9 +109,13 @@ def test_a_clean_up_that_fails_is_told_and_hides_no_error(
     object.__setattr__(cloud, "on_terminate", refuse)
     pools = sky.MultiPool(make_pool(), make_pool())
 
-    with pytest.raises(LookupError if error else sky.CleanupError) as caught, pools:
-        if error:
-            raise error
+    def use() -> None:
+        with pools:
+            if error:
+                raise error
+
+    with pytest.raises(LookupError if error else sky.CleanupError) as caught:
+        use()
     broken.clear()
     for pool in pools:
         pool.stop()

@@ -996,6 +996,18 @@ def test_a_forked_child_can_neither_use_nor_end_the_pool(make_pool: MakePool, cl
         assert cloud.log == ["launch 1 type0"]
 
 
+def test_a_forked_child_can_start_a_pool_that_its_parent_has_not(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(BaseException), pool:
+            code = 0 if double(1) >> pool == 2 else 2
+        os._exit(code)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_an_interrupt_ends_a_wait_and_cancels_what_has_not_started(make_pool: MakePool, gate: Gate) -> None:
     with make_pool() as pool:
         timer = threading.Thread(
