@@ -381,7 +381,7 @@ def _min_reliability(asked: _Asked) -> _Check | None:
 
 def _quality(asked: _Asked) -> _Check | None:
     return lambda offer: (
-        None if offer.quality != "indicative" else _Failure("is indicative, nothing that can be launched")
+        None if offer.quality != "indicative" else _Failure("is indicative, cannot be launched")
     )
 
 

@@ -86,7 +86,7 @@ def info(shell: Shell, /, as_json: bool) -> None:
             Column(
                 title="NEWEST", text=lambda row: age(row["newest_observed_at"], now), right=True, weight=7
             ),
-            Column(title="SOURCE", text=lambda row: row["sources"], weight=3),
+            Column(title="SOURCE", text=lambda row: row["sources"], weight=3, least=24),
         ],
         items,
     )
@@ -201,7 +201,7 @@ def _show_refresh(items: Sequence[dict[str, Any]], as_json: bool) -> None:
                 Column(title="STATUS", text=lambda row: row["status"], weight=9),
                 *(_count_column(name) for name in counts),
                 Column(title="TOOK", text=lambda row: _seconds(row["seconds"]), right=True),
-                Column(title="ERROR", text=lambda row: row["error"] or "", weight=7),
+                Column(title="ERROR", text=lambda row: row["error"] or "", weight=9, least=30),
             ],
             items,
         )

@@ -39,7 +39,7 @@ def cheapest(shell: Shell, /, format: str, per: str, limit: int, ok_empty: bool,
     SPEC is an accelerator: H100, A100:8, 24GB..80GB. Unknown and indicative prices never win.
     """
     from skyward.catalog.query import OFFER_COLUMNS
-    from skyward.cli.prices import View, around, footer, nothing, opened, question
+    from skyward.cli.prices import View, around, counted, footer, nothing, opened, question
 
     wants = requirements_of(with_spec(given))
     extra = ("nodes_needed", "usd_per_hour_total") if wants.total_accelerators else ()
@@ -68,4 +68,4 @@ def cheapest(shell: Shell, /, format: str, per: str, limit: int, ok_empty: bool,
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
         if matched is not None:
-            footer(shell, catalog, matched, len(result))
+            footer(shell, catalog, matched, counted(len(result), matched.total))

@@ -79,7 +79,7 @@ def cost(
             show(Answer(schema="skyward.cost/1", result=result, columns=shown, around=document), format)
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
-        footer(shell, catalog, matched, len(result), "offers (the cheapest of each kind)")
+        footer(shell, catalog, matched, f"the cheapest of each kind of {matched.total:,} offers")
 
 
 def best_of_each(result: Any, limit: int) -> Any:

@@ -76,7 +76,7 @@ def history(
         shown = type(found)(found.columns, found.rows[-limit:])
         around = {"since": start, "until": end, "currency": "USD", "changes": len(found)}
         show(Answer(schema="skyward.history/1", result=shown, columns=columns(), around=around), format)
-        _footer(shell, found)
+        _footer(shell, found, len(shown))
 
 
 def _with_spec(catalog: Catalog, spec: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -127,13 +127,15 @@ def _write(shell: Shell, file: Path, text: str) -> None:
     shell.say(f"wrote {file}")
 
 
-def _footer(shell: Shell, found: Result) -> None:
+def _footer(shell: Shell, found: Result, shown: int) -> None:
     from skyward.cli import console
-    from skyward.cli.prices import EXCLUDED
+    from skyward.cli.prices import EXCLUDED, counted
 
     if console.is_terminal(sys.stdout):
         offers = len({_key(row) for row in found.dicts()})
-        shell.say(f"{len(found)} prices of {offers} offers · {EXCLUDED} · a picture: --svg FILE, --html FILE")
+        shell.say(
+            f"{counted(shown, len(found), 'prices')} of {offers:,} offers · {EXCLUDED} · a picture: --svg FILE, --html FILE"
+        )
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------

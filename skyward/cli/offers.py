@@ -39,7 +39,7 @@ def offers(
 
     SPEC is an accelerator: H100, A100:8, 24GB..80GB. An indicative price is marked with ~ and never rented.
     """
-    from skyward.cli.prices import around, footer, nothing, opened, question
+    from skyward.cli.prices import around, counted, footer, nothing, opened, question
 
     wants = requirements_of(with_spec(given))
     fields = query_fields(given) | {
@@ -58,7 +58,13 @@ def offers(
             show(Answer(schema="skyward.offers/1", result=result, columns=view, around=document), format)
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
-        footer(shell, catalog, matched, len(result), "groups of offers" if query.group_by else "offers")
+        shown = counted(len(result), matched.total)
+        footer(
+            shell,
+            catalog,
+            matched,
+            f"{len(result):,} groups of {matched.total:,} offers" if query.group_by else shown,
+        )
 
 
 def columns(catalog: Catalog, query: OfferQuery, result: Result, matched: Matched) -> list[Column]:

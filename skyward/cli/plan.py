@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from skyward.cli.render import (
 )
 from skyward.cli.requirements import MACHINE, MONEY, POOL, requirement_options, requirements_of
 from skyward.cli.shell import Shell, pass_shell
-from skyward.errors import UsageError
+from skyward.errors import CredentialsError, UsageError
 from skyward.model.money import format_usd
 from skyward.model.sizes import format_duration
 
@@ -75,32 +75,48 @@ def plan(
     report.show(format)
     if made.chosen is None:
         raise no_offer(made)
+    if format == "table":
+        _say_what_is_missing(shell, made)
 
 
 def planned(
     shell: Shell, given: Mapping[str, Any], *, explain: bool = False, everything: bool = False
 ) -> Plan:
     """The plan for option values, with the defaults of the configuration under them."""
-    from skyward.api.prices import plan_from_catalog
+    from skyward.api.planning import Source, owned_offers
+    from skyward.api.prices import plan_from_catalog, regions_of
     from skyward.plugins import get_plugins
 
-    said = {
-        **shell.config.defaults,
-        **{key: value for key, value in given.items() if value not in (None, ())},
-    }
+    typed = {key: value for key, value in given.items() if value not in (None, ())}
+    said = {**shell.config.defaults, **typed}
     wants = requirements_of(said)
     plugins = get_plugins()
     kinds = [plugins.provider(name) for name in wants.providers] or _home(wants, plugins)
-    owned = [kind for kind in kinds if kind.capabilities.off_means == "nothing"]
-    also = [offer for kind in owned for offer in kind.from_env().offers()]
-    if kinds:
-        from dataclasses import replace
-
-        wants = replace(wants, providers=tuple(kind.name for kind in kinds))
-    selection = said.get("selection", "first")
+    sources = [Source(kind, kind.Config(**shell.config.provider(kind.name))) for kind in kinds]
+    pairs = [(source.name, source.config) for source in sources]
+    wants = replace(wants, providers=tuple(name for name, _ in pairs), provider_regions=regions_of(pairs))
     return plan_from_catalog(
-        wants, selection, plugins=plugins, also=also, explain=explain, everything=everything
+        wants,
+        said.get("selection", "first"),
+        plugins=plugins,
+        configs=dict(pairs),
+        also=owned_offers(sources),
+        explain=explain,
+        everything=everything,
     )
+
+
+def _say_what_is_missing(shell: Shell, made: Plan) -> None:
+    """Which of the providers the plan would turn to cannot be used from here; a plan needs no credentials itself."""
+    kinds = shell.plugins().providers()
+    for name in dict.fromkeys(offer.provider for offer in made.ranked[:SHOWN]):
+        if name not in kinds:
+            shell.hint(f"{name} has prices but no plugin: nothing can be rented there")
+            continue
+        try:
+            kinds[name].from_env(kinds[name].Config(**shell.config.provider(name)))
+        except CredentialsError as error:
+            shell.hint(error.message)
 
 
 def _home(wants: Requirements, plugins: Any) -> list[Any]:
@@ -169,7 +185,14 @@ class Bound:
             return "price unknown, no bound"
         if self.reason == "--max-cost":
             return f"at most {format_usd(self.usd)} (--max-cost)"
-        return f"at most {format_usd(self.usd)} ({self.reason} {format_duration(self.seconds)})"
+        return f"at most {format_usd(self.usd)} ({self.reason} {_hours(self.seconds)})"
+
+
+def _hours(seconds: float) -> str:
+    """ "24h" where that is how people say it."""
+    return (
+        f"{seconds / 3600:g}h" if seconds % 3600 == 0 and seconds <= 72 * 3600 else format_duration(seconds)
+    )
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
@@ -193,7 +216,6 @@ class PlanReport:
         Raises:
             UsageError: no offer has it.
         """
-        from dataclasses import replace
         from difflib import get_close_matches
 
         known = {offer.instance_type for offer in _offers(self.plan)}
@@ -249,11 +271,13 @@ class PlanReport:
         columns = [
             Column(title="", text=lambda row: ">" if row["rank"] == 1 else "", weight=9),
             Column(title="PROVIDER", text=lambda row: row["offer"].provider, weight=9),
-            Column(title="INSTANCE", text=lambda row: row["offer"].instance_type, weight=9),
-            Column(title="REGION", text=lambda row: row["offer"].zone or row["offer"].region, weight=6),
+            Column(title="INSTANCE", text=lambda row: row["offer"].instance_type, weight=9, least=13),
+            Column(
+                title="REGION", text=lambda row: row["offer"].zone or row["offer"].region, weight=8, least=9
+            ),
             Column(title="GPU", text=lambda row: _devices(row["offer"]), weight=7),
-            Column(title="SOLD AS", text=lambda row: row["offer"].pricing, weight=5),
-            Column(title="PRICE/H", text=lambda row: format_usd(row["offer"].price), right=True, weight=8),
+            Column(title="SOLD AS", text=lambda row: row["offer"].pricing, weight=8),
+            Column(title="PRICE/H", text=lambda row: format_usd(row["offer"].price), right=True, weight=9),
             Column(
                 title="ALL NODES/H" if self._is_varying else f"{nodes} NODES/H",
                 text=lambda row: format_usd(self.plan.rate(row["offer"])),
@@ -261,7 +285,7 @@ class PlanReport:
                 weight=8 if has_many else -1,
             ),
             Column(title="SEEN", text=lambda row: age(row["offer"].observed_at, now), right=True, weight=4),
-            Column(title="STATUS", text=self.status, weight=9),
+            Column(title="STATUS", text=self.status, weight=9, least=16),
         ]
         return [column for column in columns if column.weight >= 0]
 
@@ -290,7 +314,8 @@ class PlanReport:
             lines += [f"relax {relaxation}" for relaxation in relaxations(self.plan)]
         if self.plan.chosen is not None and self.only is None:
             rate = self.plan.usd_per_hour
-            cost = "costs nothing" if rate == 0 else f"{_rate(rate)}, {self.bound}"
+            seen = f" ({age(self.plan.chosen.observed_at, datetime.now(UTC))} ago)" if rate else ""
+            cost = "costs nothing" if rate == 0 else f"{_rate(rate)}{seen}, {self.bound}"
             lines.append(f"cost  {cost} · nothing has been started")
         return lines
 

@@ -126,22 +126,29 @@ def provenance(item: Provenance) -> dict[str, Any]:
     }
 
 
-def footer(shell: Shell, catalog: Catalog, matched: Matched, shown: int, noun: str = "offers") -> None:
-    """How much there is, how old it is, what is not in the prices, and what to refresh. Only on a terminal."""
+def footer(shell: Shell, catalog: Catalog, matched: Matched, shown: str) -> None:
+    """How much is shown, how old it is, what is not in the prices, and what to refresh. Only on a terminal."""
     import sys
 
     if not console.is_terminal(sys.stdout):
         return
     now = datetime.now(UTC)
-    count = f"{shown:,} of {matched.total:,}" if shown < matched.total else f"{shown:,}"
     layers = ", ".join(f"{layer} {_in_words(moment, now)} old" for layer, moment in _layers(matched))
-    shell.say(f"{count} {noun} · catalog {version(catalog)} ({layers}) · {EXCLUDED}")
-    for item in matched.providers:
-        if item.is_stale(now):
-            shell.hint(
-                f"{item.provider} prices are {_in_words(item.oldest, now)} old: "
-                f"`skyward catalog refresh --provider {item.provider}`"
-            )
+    shell.say(f"{shown} · catalog {version(catalog)} ({layers}) · {EXCLUDED}")
+    stale = [item for item in matched.providers if item.is_stale(now)]
+    if stale:
+        ages = ", ".join(f"{item.provider} {_in_words(item.oldest, now)}" for item in stale)
+        only = f" --provider {stale[0].provider}" if len(stale) == 1 else ""
+        shell.hint(f"prices marked ! are old ({ages}): `skyward catalog refresh{only}`")
+
+
+def counted(shown: int, total: int, noun: str = "offers") -> str:
+    """ "4 of 61 offers"."""
+    return (
+        f"{shown:,} of {total:,} {noun}"
+        if shown < total
+        else f"{shown:,} {noun if shown != 1 else noun[:-1]}"
+    )
 
 
 def _layers(matched: Matched) -> list[tuple[str, datetime]]:
@@ -176,14 +183,14 @@ class View:
         """The usual ones; `more` goes before the age."""
         return [
             Column(title="PROVIDER", text=lambda row: row["provider"], weight=9),
-            Column(title="INSTANCE", text=lambda row: row["instance_type"], weight=9),
+            Column(title="INSTANCE", text=lambda row: row["instance_type"], weight=9, least=14),
             Column(title="REGION", text=lambda row: row["region"] or "-", weight=7),
             Column(title="ZONE", text=lambda row: row["zone"] or "-", weight=2),
             Column(title="GPU", text=devices, weight=8),
             Column(title="VRAM", text=vram, right=True, weight=4),
             Column(title="VCPU", text=lambda row: _plain(row["vcpus"]), right=True, weight=3),
             Column(title="RAM", text=lambda row: _memory(row["memory_gib"]), right=True, weight=3),
-            Column(title="SOLD AS", text=lambda row: row["pricing"], weight=6),
+            Column(title="SOLD AS", text=lambda row: row["pricing"], weight=8),
             Column(title="PRICE/H", text=self.price, right=True, weight=9),
             Column(
                 title="$/GPU-H", text=lambda row: format_usd(row["usd_per_gpu_hour"]), right=True, weight=5

@@ -38,6 +38,8 @@ class Column:
     right: bool = False
     weight: int = 5
     """On a narrow terminal the column with the least weight leaves first; 9 stays whatever happens."""
+    least: int | None = None
+    """It is cut to so many characters before any other column leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,7 @@ def _fitting(
 ) -> list[int]:
     """Places of the columns to show, out of those that say something."""
     shown = list(told)
-    while width is not None and _total(cells, shown) > width:
+    while width is not None and _total(columns, cells, shown) > width:
         lightest = min(shown, key=lambda n: (columns[n].weight, -n))
         if columns[lightest].weight == 9:
             break
@@ -213,17 +215,26 @@ def _says_something(cells: Sequence[str]) -> bool:
     return len(cells) == 1 or any(cell not in ("", "-") for cell in cells[1:])
 
 
-def _total(cells: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
-    return sum(max(map(len, cells[n])) for n in shown) + 2 * (len(shown) - 1)
+def _total(columns: Sequence[Column], cells: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    """Width of a table whose columns are cut as far as they may be."""
+    widths = (max(map(len, cells[n])) for n in shown)
+    cut = (
+        width if columns[n].least is None else min(width, columns[n].least)
+        for n, width in zip(shown, widths, strict=True)
+    )  # type: ignore[type-var]
+    return sum(cut) + 2 * (len(shown) - 1)
 
 
 def _squeeze(widths: dict[int, int], columns: Sequence[Column], width: int) -> None:
-    """Cuts the widest columns of words when even the most important ones do not fit."""
-    while sum(widths.values()) + 2 * (len(widths) - 1) > width:
-        words = [n for n in widths if not columns[n].right and widths[n] > 8]
-        if not words:
-            return
-        widths[max(words, key=widths.__getitem__)] -= 1
+    """Cuts columns of words, the widest first: those that may be cut, then, if nothing else helps, all of them."""
+    may_be_cut = {n: column.least for n, column in enumerate(columns) if column.least is not None}
+    words = {n: 8 for n, column in enumerate(columns) if not column.right}
+    for least in (may_be_cut, words):
+        while sum(widths.values()) + 2 * (len(widths) - 1) > width:
+            wide = [n for n in widths if n in least and widths[n] > least[n]]
+            if not wide:
+                break
+            widths[max(wide, key=widths.__getitem__)] -= 1
 
 
 def _aligned(text: str, width: int, right: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -160,6 +161,7 @@ def test_a_refresh_makes_prices_live_and_its_changes_history(ask: Invoke, tmp_pa
     assert outcome["locked"][0] == "no credentials"
 
     set_prices(tmp_path, z1=2.5, z2=3.0)
+    time.sleep(1.1)  # prices are remembered to the second
     second = document(ask("catalog", "refresh", "zeta", "--json"))
     assert second["items"][0]["changed"] == 1
 

@@ -257,7 +257,7 @@ def test_the_machines_of_every_ranked_offer_are_as_many_as_its_nodes(
             0.05,
         ),
         ({}, {"min_reliability": 0.95}, None, "", None),
-        ({"quality": "indicative"}, {}, "quality", "is indicative, nothing that can be launched", None),
+        ({"quality": "indicative"}, {}, "quality", "is indicative, cannot be launched", None),
         ({"usd_per_hour": None}, {"max_price": 1.0}, "price", "has no known price", None),
         ({"usd_per_hour": 0.0}, {"max_price": 1.0}, "price", "has no known price", None),
         ({"usd_per_hour": 2.9}, {"max_price": 1.0}, "max_price", "is $2.90/h, over $1.00", 1.9),
