@@ -61,12 +61,11 @@ class EventBus:
     def close(self) -> None:
         """Waits until what was emitted has been told. Idempotent, bounded."""
         thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join(CLOSE_S)
         self._forwards.clear()
-        if thread is None:
-            return
-        self._queue.put(None)
-        if thread is not threading.current_thread():
-            thread.join(CLOSE_S)
 
     def _tell_all(self) -> None:
         while (event := self._queue.get()) is not None:

@@ -650,6 +650,7 @@ class Agent:
             pieces.append(wire.RECORD.pack(len(body), task, kind, seconds))
             pieces.append(body)
             self._end_of_output(task)
+            slot.tail = b""  # the last words kept are those of the task that runs
         if pieces:
             self._results(b"".join(pieces))
 

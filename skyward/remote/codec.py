@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -29,12 +32,19 @@ from skyward.errors import (
 from skyward.remote import wire
 
 INLINE = wire.INLINE
+LONG = 4 << 20
+"""From here on computing a digest takes long enough to be worth doing beside the transfer, bytes."""
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
 _CONSTANT = _ATOMS | {ModuleType, BuiltinFunctionType}
 
 
 class Blob:
-    """A long value under the SHA-256 of its bytes. `data` is a view of the caller's own memory where possible."""
+    """A long value under a name that equal bytes share. `data` is a view of the caller's own memory where possible.
+
+    The name is the SHA-256 of the bytes. A very long value whose length was never seen before cannot have been sent
+    already, so it goes out under a name of chance while its digest is still being computed; the two are then kept
+    together, and equal bytes get the name the first ones travelled under.
+    """
 
     __slots__ = ("data", "digest", "size")
 
@@ -42,7 +52,7 @@ class Blob:
         view = memoryview(data)
         self.data = view if view.ndim == 1 and view.format == "B" else view.cast("B")
         self.size = self.data.nbytes
-        self.digest = hashlib.sha256(self.data).hexdigest()
+        self.digest = hashlib.sha256(self.data).hexdigest() if self.size < LONG else _names.name(self.data)
 
 
 class EncodedCall:
@@ -54,6 +64,41 @@ class EncodedCall:
         self.payload = payload
         self.header = header
         self.blobs = blobs
+
+
+class _Names:
+    """What very long values are called; safe for threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[tuple[Future[str], str]]] = {}
+        self._lock = threading.Lock()
+
+    def name(self, data: memoryview) -> str:
+        size = data.nbytes
+        with self._lock:
+            known = self._known.setdefault(size, [])
+            if not known:
+                digest: Future[str] = Future()
+                name = os.urandom(32).hex()
+                known.append((digest, name))
+                threading.Thread(target=_digest_into, args=(digest, data), name="skyward-digest", daemon=True).start()
+                return name
+        mine = hashlib.sha256(data).hexdigest()
+        with self._lock:
+            for digest, name in known:
+                if digest.result() == mine:
+                    return name
+            done: Future[str] = Future()
+            done.set_result(mine)
+            known.append((done, mine))
+        return mine
+
+
+def _digest_into(digest: Future[str], data: memoryview) -> None:
+    digest.set_result(hashlib.sha256(data).hexdigest())
+
+
+_names = _Names()
 
 
 # -- out -----------------------------------------------------------------------------------------------------
