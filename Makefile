@@ -12,6 +12,7 @@ help:
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   formatting, lint, types, docs"
 	@echo "make format  format the code"
+	@echo "make docs    write the reference out of the code, and what pages say is printed"
 	@echo "make bench   measure against peers, as ratios (minutes)"
 	@echo "make clean   remove .venv and caches"
 
@@ -45,6 +46,7 @@ format: .venv/test
 
 docs: .venv/test
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python docs/generate.py --outputs
 
 bench: .venv/test
 	@$(BIN)/python bench/run.py

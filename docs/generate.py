@@ -2,7 +2,7 @@
 
     python docs/generate.py                 writes docs/reference
     python docs/generate.py --check         fails if a page is not what it would write
-    python docs/generate.py --outputs PAGE  runs a page and puts in what its commands really print
+    python docs/generate.py --outputs       runs the pages (or those named) and puts in what is really printed
 
 A reference page is written by hand down to the marker, and generated below it.
 """
@@ -70,6 +70,11 @@ def refresh_outputs(path: Path) -> list[str]:
     return [f"{path.name}:{said.line}: {said.what!r}: {said.problem}\n{said.actual}" for said in wrong]
 
 
+def handwritten() -> list[Path]:
+    """Every page that shows what commands print."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 def _tidy(text: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.rstrip("\n").splitlines())
 
@@ -95,10 +100,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is stale")
-    parser.add_argument("--outputs", nargs="+", type=Path, metavar="PAGE", help="correct what pages show")
+    parser.add_argument("--outputs", nargs="*", type=Path, metavar="PAGE", help="correct what pages show")
     asked = parser.parse_args()
-    if asked.outputs:
-        for path in asked.outputs:
+    if asked.outputs is not None:
+        for path in asked.outputs or handwritten():
             print("\n".join(refresh_outputs(path)) or f"{path.name}: all of it is right")
         return 0
     old = stale()

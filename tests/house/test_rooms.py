@@ -163,7 +163,48 @@ def test_what_runs_on_instances_needs_the_standard_library_alone(name: str) -> N
 
 # What came after Python 3.8, as attributes and names: https://docs.python.org/3/whatsnew (read 2026-11-21)
 NEWER = frozenset(
-    ["removeprefix", "removesuffix", "is_relative_to", "with_stem", "hardlink_to", "readlink_to", "pairwise", "batched", "bit_count", "lcm", "nextafter", "unparse", "waitstatus_to_exitcode", "pidfd_open", "pidfd_send_signal", "to_thread", "add_note", "ExceptionGroup", "TypeAlias", "ParamSpec", "Self", "Concatenate", "TypeGuard", "LiteralString", "assert_never", "override", "Unpack", "aclosing", "chdir", "UTC", "zoneinfo", "tomllib", "graphlib", "StrEnum", "file_digest", "anext", "aiter", "EncodingWarning", "stdlib_module_names", "orig_argv"]
+    [
+        "removeprefix",
+        "removesuffix",
+        "is_relative_to",
+        "with_stem",
+        "hardlink_to",
+        "readlink_to",
+        "pairwise",
+        "batched",
+        "bit_count",
+        "lcm",
+        "nextafter",
+        "unparse",
+        "waitstatus_to_exitcode",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "to_thread",
+        "add_note",
+        "ExceptionGroup",
+        "TypeAlias",
+        "ParamSpec",
+        "Self",
+        "Concatenate",
+        "TypeGuard",
+        "LiteralString",
+        "assert_never",
+        "override",
+        "Unpack",
+        "aclosing",
+        "chdir",
+        "UTC",
+        "zoneinfo",
+        "tomllib",
+        "graphlib",
+        "StrEnum",
+        "file_digest",
+        "anext",
+        "aiter",
+        "EncodingWarning",
+        "stdlib_module_names",
+        "orig_argv",
+    ]
 )
 
 
