@@ -157,6 +157,19 @@ def take_in(catalog: Catalog, layer: Layer) -> None:
         )
     except duckdb.Error as error:
         raise refusal(layer.path, f"cannot be read: {_first_line(error)}") from error
+    _warn_of_names(catalog, layer)
+
+
+def _warn_of_names(catalog: Catalog, layer: Layer) -> None:
+    """A wish for an H100 asks for "H100-SXM" and its kin; a row that says "H100" would never be found."""
+    named = catalog.ask(
+        f"SELECT DISTINCT accelerator FROM {relation(layer)} ANTI JOIN accelerators ON accelerator = name"
+    )
+    known = catalog.ask("SELECT name FROM accelerators").column("name")
+    for name in filter(None, named.column("accelerator")):
+        near = get_close_matches(name, known, n=2, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        catalog.warn(f"{layer.path}: no accelerator is called {name!r}, and no wish will find it{hint}")
 
 
 def _user_source(path: Path) -> str:

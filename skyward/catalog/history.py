@@ -230,13 +230,12 @@ def _given_file(catalog: Catalog, path: Path) -> Path:
     """The offers of a snapshot directory, or a file of offers, after its columns and rows were checked."""
     from skyward.catalog.belief import check_columns, check_rows
 
-    if path.is_dir():
-        return files.bundled_layer(path).path
     if not path.exists():
         raise QueryError(f"no such file: {str(path)!r}")
-    check_columns(catalog, path, OFFERS)
-    check_rows(catalog, parquet(path), path)
-    return path
+    file = files.bundled_layer(path).path if path.is_dir() else path
+    check_columns(catalog, file, OFFERS)
+    check_rows(catalog, parquet(file), file)
+    return file
 
 
 # -- remembering ----------------------------------------------------------------------------------------------

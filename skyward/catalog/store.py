@@ -140,7 +140,7 @@ class Catalog:
         Raises:
             QueryError: no provider has such a machine; carries the nearest names.
         """
-        if self.ask("SELECT 1 FROM offers WHERE instance_type = $name LIMIT 1", {"name": name}).rows:
+        if self._sells("instance_type", name):
             return name, None
         self.table("instance_types")
         for meant, note in self.ask(_ALIAS, {"name": name}).rows:
@@ -309,12 +309,14 @@ class Catalog:
         return query
 
     def _named(self, query: OfferQuery) -> OfferQuery:
-        if query.regions:
-            known = self._distinct("region")
-            for region in query.regions:
-                if region not in known:
-                    raise _unknown("region", region, known)
+        for region in query.regions:
+            if not self._sells("region", region):
+                raise _unknown("region", region, self._distinct("region"))
         return query if query.machine is None else replace(query, machine=self.machine(query.machine)[0])
+
+    def _sells(self, column: str, name: str) -> bool:
+        """Whether some offer has this value; found, the rest of the catalog is not read."""
+        return bool(self.ask(f"SELECT 1 FROM offers WHERE {column} = $name LIMIT 1", {"name": name}).rows)
 
     def _distinct(self, column: str) -> set[str]:
         return set(self.ask(f"SELECT DISTINCT {column} FROM offers").column(column))

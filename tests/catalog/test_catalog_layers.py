@@ -134,6 +134,23 @@ def test_a_users_file_that_makes_no_sense_is_refused_by_name(
     assert said in catalog.warnings[0]
 
 
+def test_a_users_accelerator_that_no_wish_will_find_is_told(
+    make_catalog: MakeCatalog, places: Places
+) -> None:
+    path = user_file(
+        places,
+        "acme.csv",
+        "region,instance_type,usd_per_hour,vcpus,memory_gib,accelerator\nnorth,h1,2,4,16,H100\nnorth,h2,2,4,16,H100-SXM\n",
+    )
+
+    catalog = make_catalog(offer())
+
+    assert len(catalog.rows(OfferQuery())) == 2
+    assert len(catalog.warnings) == 1
+    assert f"{path}: no accelerator is called 'H100'" in catalog.warnings[0]
+    assert "'H100-SXM'" in catalog.warnings[0]
+
+
 def test_a_row_of_another_provider_in_a_users_file_is_refused(
     make_catalog: MakeCatalog, places: Places
 ) -> None:
