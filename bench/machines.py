@@ -31,4 +31,6 @@ def ssh_command(server: SSHServer, directory: Path, *command: str) -> list[str]:
 
 
 def pipe(server: SSHServer, directory: Path, command: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(ssh_command(server, directory, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    return subprocess.Popen(
+        ssh_command(server, directory, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )

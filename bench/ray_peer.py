@@ -1,7 +1,7 @@
 """Ray doing the same as `tasks.py`, in an environment of its own; prints one figure.
 
-    python ray_peer.py rate                 no-op tasks per second on two local nodes of one core
-    python ray_peer.py cold 'SSH A' 'SSH B'  seconds from nothing to the first result on two nodes behind SSH
+python ray_peer.py rate                 no-op tasks per second on two local nodes of one core
+python ray_peer.py cold 'SSH A' 'SSH B'  seconds from nothing to the first result on two nodes behind SSH
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import statistics
@@ -37,8 +38,12 @@ def noop(i: int) -> None:
 
 def pool_of(servers: list[Any], directory: Path, **how: Any) -> sky.ComputePool:
     hosts = [f"{server.user}@{server.address}:{server.port}" for server in servers]
-    provider = sky.SSH(hosts=hosts, key=str(directory / "id_ed25519"), known_hosts=str(directory / "known_hosts"))
-    return sky.ComputePool(provider=provider, nodes=len(hosts), display="quiet", image=sky.Image(project=False), **how)
+    provider = sky.SSH(
+        hosts=hosts, key=str(directory / "id_ed25519"), known_hosts=str(directory / "known_hosts")
+    )
+    return sky.ComputePool(
+        provider=provider, nodes=len(hosts), display="quiet", image=sky.Image(project=False), **how
+    )
 
 
 def best(measure: Callable[[], float], rounds: int = 5) -> float:
@@ -49,7 +54,10 @@ def report(what: str, ours: float, unit: str, **others: tuple[float, str]) -> No
     """`others`: name -> (their figure, the goal); the ratio is ours / theirs."""
     print(f"{what:34s} {ours:12,.1f} {unit}")
     for name, (theirs, goal) in others.items():
-        print(f"{'':34s} {theirs:12,.1f} {unit:10s} {name:28s} ratio {ours / theirs:8.2f}   goal {goal}", flush=True)
+        print(
+            f"{'':34s} {theirs:12,.1f} {unit:10s} {name:28s} ratio {ours / theirs:8.2f}   goal {goal}",
+            flush=True,
+        )
 
 
 def rate() -> None:
@@ -90,7 +98,8 @@ def trip() -> None:
             return time.perf_counter() - began
 
         def through(process: subprocess.Popen[bytes]) -> float:
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             began = time.perf_counter()
             process.stdin.write(frame)
             left = len(frame)
@@ -132,8 +141,13 @@ def bulk() -> None:
             return BULK / (time.perf_counter() - began) / 1e6
 
         def pipe_up() -> float:
-            peer = pipe(servers[0], directory, f"exec python3 -c 'import sys; print(len(sys.stdin.buffer.read({BULK})), flush=True)'")
-            assert peer.stdin and peer.stdout
+            peer = pipe(
+                servers[0],
+                directory,
+                f"exec python3 -c 'import sys; print(len(sys.stdin.buffer.read({BULK})), flush=True)'",
+            )
+            assert peer.stdin
+            assert peer.stdout
             time.sleep(0.4)  # connected and started: only the transfer is measured
             view = memoryview(bytes(BULK))
             began = time.perf_counter()
@@ -148,9 +162,10 @@ def bulk() -> None:
         def pipe_down() -> float:
             program = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write(bytes({BULK}))"
             peer = pipe(servers[0], directory, f"exec python3 -c '{program}'")
-            assert peer.stdin and peer.stdout
+            assert peer.stdin
+            assert peer.stdout
             time.sleep(0.4)
-            reader = open(peer.stdout.fileno(), "rb", closefd=False)
+            reader = io.BufferedReader(peer.stdout)
             began = time.perf_counter()
             peer.stdin.write(b"\n")
             value = reader.read(BULK)
@@ -176,7 +191,9 @@ def memory() -> None:
     )
 
     def peak(size: int) -> float:
-        output = subprocess.run([sys.executable, "-c", program, str(HERE), str(size)], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            [sys.executable, "-c", program, str(HERE), str(size)], capture_output=True, text=True, check=True
+        ).stdout
         return int(output.split()[-1]) / 1024
 
     report("client memory for 100 MB", peak(BULK) - peak(1), "MiB", **{"its size": (BULK / 2**20, "<= 2.2")})
@@ -210,7 +227,12 @@ def many(count: int = 64) -> None:
         def bare() -> float:
             began = time.perf_counter()
             with ThreadPoolExecutor(16) as executor:
-                list(executor.map(lambda server: subprocess.run(ssh_command(server, directory, "true"), check=True), servers))
+                list(
+                    executor.map(
+                        lambda server: subprocess.run(ssh_command(server, directory, "true"), check=True),
+                        servers,
+                    )
+                )
             return time.perf_counter() - began
 
         pairs = [(bare(), ours()) for _ in range(3)]
@@ -219,7 +241,9 @@ def many(count: int = 64) -> None:
 
 
 def _ray(what: str, *arguments: str) -> str:
-    done = subprocess.run([RAY, str(HERE / "ray_peer.py"), what, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [RAY, str(HERE / "ray_peer.py"), what, *arguments], capture_output=True, text=True, timeout=300
+    )
     if done.returncode:
         raise SystemExit(f"Ray failed:\n{done.stderr[-2000:]}")
     return done.stdout.split()[-1]

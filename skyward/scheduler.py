@@ -89,7 +89,19 @@ class _Group:
 class _Entry:
     """One task and where it is. `wire_id` is new for every attempt, so that late answers to old ones find nobody."""
 
-    __slots__ = ("attempt", "avoid", "blobs", "chunk", "failures", "group", "index", "link", "sent_at", "task", "wire_id")
+    __slots__ = (
+        "attempt",
+        "avoid",
+        "blobs",
+        "chunk",
+        "failures",
+        "group",
+        "index",
+        "link",
+        "sent_at",
+        "task",
+        "wire_id",
+    )
 
     def __init__(self, task: Task, group: _Group, index: int) -> None:
         self.task = task
@@ -279,7 +291,9 @@ class SSHEngine(Engine):
                     self._assign(chosen, node, [queue.popleft()])
             first += node.workers
 
-    def _assign(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]) -> None:
+    def _assign(
+        self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]
+    ) -> None:
         chunk, now = next(self._chunk_ids), time.monotonic()
         for entry in entries:
             entry.wire_id = next(self._wire_ids)
@@ -310,7 +324,12 @@ class SSHEngine(Engine):
         fn, group, options = first.task.fn, first.group, first.task.options
         while len(taken) < size and waiting:
             entry = waiting[0]
-            if entry.task.fn is not fn or entry.group is not group or entry.task.options is not options or entry.avoid is not None:
+            if (
+                entry.task.fn is not fn
+                or entry.group is not group
+                or entry.task.options is not options
+                or entry.avoid is not None
+            ):
                 break
             taken.append(waiting.popleft())
         return taken
@@ -337,10 +356,20 @@ class SSHEngine(Engine):
         if self.context.wants(TaskStarted):
             for entries in chunks:
                 for entry in entries:
-                    self.context.emit(TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=node.link.node, worker=-1))
+                    self.context.emit(
+                        TaskStarted(
+                            task=entry.name,
+                            index=entry.index,
+                            attempt=entry.attempt,
+                            node=node.link.node,
+                            worker=-1,
+                        )
+                    )
         return failed
 
-    def _encode(self, node: _Node, entries: list[_Entry]) -> tuple[dict[str, Any] | None, bytes, list[Resolution]]:
+    def _encode(
+        self, node: _Node, entries: list[_Entry]
+    ) -> tuple[dict[str, Any] | None, bytes, list[Resolution]]:
         first = entries[0]
         group = first.group
         failed: list[Resolution] = []
@@ -373,7 +402,11 @@ class SSHEngine(Engine):
         for entry in entries:
             entry.blobs = blobs
         header.update(ids=[entry.wire_id for entry in entries], needs=list(needs), size=len(payload))
-        timeout = first.task.options.timeout_s if first.task.options.timeout_s is not None else self.context.timeout_s
+        timeout = (
+            first.task.options.timeout_s
+            if first.task.options.timeout_s is not None
+            else self.context.timeout_s
+        )
         if timeout is not None:
             header["timeout"] = timeout
         if group.rank is not None:
@@ -439,7 +472,11 @@ class SSHEngine(Engine):
     def _requeue(self, entries: Iterable[_Entry]) -> None:
         """Back to the front of the queue they came from, in order; call with the lock held."""
         for entry in sorted(entries, key=lambda one: one.wire_id, reverse=True):
-            queue = self._waiting if entry.group.rank is None else self._pinned.setdefault(entry.group.rank, deque())
+            queue = (
+                self._waiting
+                if entry.group.rank is None
+                else self._pinned.setdefault(entry.group.rank, deque())
+            )
             queue.appendleft(entry)
 
     # -- hearing from links --------------------------------------------------------------------------------------
@@ -492,7 +529,11 @@ class SSHEngine(Engine):
     def _bad_outcome(self, entry: _Entry, kind: int, seconds: float, body: memoryview, node: int) -> Outcome:
         if kind == wire.RECORD_DEATH:
             return _obituary(entry, json.loads(bytes(body)), node)
-        error = read_error(body, safe=self._is_safe) if kind == wire.RECORD_ERROR else TaskLost(f"{entry.name}: a record of unknown kind {kind} came")
+        error = (
+            read_error(body, safe=self._is_safe)
+            if kind == wire.RECORD_ERROR
+            else TaskLost(f"{entry.name}: a record of unknown kind {kind} came")
+        )
         verdict: Verdict = "lost" if isinstance(error, (InstanceDiskFull, TaskLost)) else "failed"
         return Outcome(verdict, error=error, node=node, attempt=entry.attempt, duration_s=seconds)
 
@@ -509,9 +550,13 @@ class SSHEngine(Engine):
                 return
             try:
                 value = read_long(data, form, parts, safe=self._is_safe)
-                outcome = Outcome("succeeded", value, node=node.link.node, attempt=entry.attempt, duration_s=seconds)
+                outcome = Outcome(
+                    "succeeded", value, node=node.link.node, attempt=entry.attempt, duration_s=seconds
+                )
             except Exception as error:
-                outcome = Outcome("failed", error=error, node=node.link.node, attempt=entry.attempt, duration_s=seconds)
+                outcome = Outcome(
+                    "failed", error=error, node=node.link.node, attempt=entry.attempt, duration_s=seconds
+                )
             self._settle([(entry, outcome)])
             self._move_on()
 
@@ -524,8 +569,14 @@ class SSHEngine(Engine):
         node = self._node(link)
         entry = node.on_way.get(header["task"]) if node is not None else None
         name, index = (entry.name, entry.index) if entry is not None else ("", -1)
-        text = printable(bytes(payload)) if "dropped" not in header else f"[{header['dropped']} more bytes are in the log of the node]\n"
-        self.context.emit(TaskOutput(task=name, index=index, node=link.node, stream=header["stream"], text=text))
+        text = (
+            printable(bytes(payload))
+            if "dropped" not in header
+            else f"[{header['dropped']} more bytes are in the log of the node]\n"
+        )
+        self.context.emit(
+            TaskOutput(task=name, index=index, node=link.node, stream=header["stream"], text=text)
+        )
 
     def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None:
         """Tasks a node had not started and gives back."""
@@ -546,7 +597,9 @@ class SSHEngine(Engine):
             return
         with self._lock:
             fetching = {int(name[1:]) for name in link._fetches}
-            missing = [entry for one, entry in node.on_way.items() if one not in known and one not in fetching]
+            missing = [
+                entry for one, entry in node.on_way.items() if one not in known and one not in fetching
+            ]
             for entry in missing:
                 del node.on_way[entry.wire_id]
             self._requeue(missing)
@@ -600,15 +653,30 @@ class SSHEngine(Engine):
             for entry in stuck:
                 del node.on_way[entry.wire_id]
             left = any(one.is_usable for one in self._nodes)
-        self.context.emit(WarningRaised(message=f"node {link.node}: no room for a value: {error}; it gets no more tasks", hint="free space there"))
+        self.context.emit(
+            WarningRaised(
+                message=f"node {link.node}: no room for a value: {error}; it gets no more tasks",
+                hint="free space there",
+            )
+        )
         full = InstanceDiskFull(f"{link.endpoint}: {error}", step="task")
         link.send(wire.CANCEL, {"chunks": sorted({entry.chunk for entry in stuck}), "kill": False})
         if left:
-            self._settle([(entry, Outcome("lost", error=full, node=link.node, attempt=entry.attempt)) for entry in stuck])
+            self._settle(
+                [
+                    (entry, Outcome("lost", error=full, node=link.node, attempt=entry.attempt))
+                    for entry in stuck
+                ]
+            )
             self._move_on()
         else:
             node.is_full = False
-            self._deliver([(entry, Outcome("failed", error=full, node=link.node, attempt=entry.attempt)) for entry in stuck])
+            self._deliver(
+                [
+                    (entry, Outcome("failed", error=full, node=link.node, attempt=entry.attempt))
+                    for entry in stuck
+                ]
+            )
 
     def on_dead_slot(self, link: Link, story: dict[str, Any]) -> None:
         """A slot whose worker cannot be started any more is taken out of the count."""
@@ -616,7 +684,11 @@ class SSHEngine(Engine):
         if node is None:
             return
         node.slots = max(0, node.slots - 1)
-        self.context.emit(WarningRaised(message=f"node {link.node}: a worker cannot be started again: {story.get('tail') or story.get('reason')}"))
+        self.context.emit(
+            WarningRaised(
+                message=f"node {link.node}: a worker cannot be started again: {story.get('tail') or story.get('reason')}"
+            )
+        )
         if node.slots == 0:
             link.drop("no worker can be started on it")
 
@@ -668,7 +740,12 @@ class SSHEngine(Engine):
     def _fail_everything(self, reason: str) -> None:
         with self._lock:
             gone = self._take_waiting(lambda _: True)
-        self._deliver([(entry, Outcome("lost", error=TaskLost(f"{entry.name}: {reason}"), attempt=entry.attempt)) for entry in gone])
+        self._deliver(
+            [
+                (entry, Outcome("lost", error=TaskLost(f"{entry.name}: {reason}"), attempt=entry.attempt))
+                for entry in gone
+            ]
+        )
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -754,11 +831,16 @@ def _failed(error: BaseException) -> Outcome:
 
 
 def _cancelled(entry: _Entry) -> Outcome:
-    return Outcome("cancelled", error=TaskCancelled(f"{entry.name}: cancelled before it ended"), attempt=entry.attempt)
+    return Outcome(
+        "cancelled", error=TaskCancelled(f"{entry.name}: cancelled before it ended"), attempt=entry.attempt
+    )
 
 
 def _lost(entry: _Entry, link: Link, reason: str) -> Outcome:
-    error = TaskLost(f"{entry.name}: lost with node {link.node} ({link.endpoint}): {reason}", hints=["raise `retries` to run lost tasks again more often"])
+    error = TaskLost(
+        f"{entry.name}: lost with node {link.node} ({link.endpoint}): {reason}",
+        hints=["raise `retries` to run lost tasks again more often"],
+    )
     return Outcome("lost", error=error, node=link.node, attempt=entry.attempt)
 
 
@@ -770,10 +852,18 @@ def _obituary(entry: _Entry, story: dict[str, Any], node: int) -> Outcome:
     tail = str(story.get("tail") or "")
     if reason == "timeout":
         limit = entry.task.options.timeout_s
-        error: Exception = TaskTimeout(f"{name}: ran longer than its timeout" + (f" of {limit:g} s" if limit is not None else ""), timeout_s=limit, stderr_tail=tail)
+        error: Exception = TaskTimeout(
+            f"{name}: ran longer than its timeout" + (f" of {limit:g} s" if limit is not None else ""),
+            timeout_s=limit,
+            stderr_tail=tail,
+        )
         return Outcome("failed", error=error, node=node, attempt=entry.attempt, duration_s=seconds)
     peak = story.get("peak_rss")
-    how = f"was killed by {story['signal']}" if story.get("signal") else f"ended with exit code {story.get('exit')}"
+    how = (
+        f"was killed by {story['signal']}"
+        if story.get("signal")
+        else f"ended with exit code {story.get('exit')}"
+    )
     if reason == "out-of-memory":
         how = f"was killed by SIGKILL, the machine was out of memory (peak {(peak or 0) / 2**20:.0f} MiB)"
     elif reason == "worker-cannot-start":

@@ -68,7 +68,9 @@ def start(settings: Dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _become_agent(settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket) -> None:
+def _become_agent(
+    settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket
+) -> None:
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -142,7 +144,7 @@ class Client:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self.decoder = wire.Decoder()
-        self.out = collections.deque()  # type: Deque[memoryview]
+        self.out: Deque[memoryview] = collections.deque()
         self.out_size = 0
         self.is_writing = False
         os.set_blocking(read_fd, False)
@@ -180,7 +182,9 @@ class Client:
 class Agent:
     """The loop of one session on one instance."""
 
-    def __init__(self, settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Dict[str, Any], directory: str, run_directory: str, listener: socket.socket
+    ) -> None:
         self.settings = settings
         self.directory = directory
         self.run_directory = run_directory
@@ -193,19 +197,19 @@ class Agent:
         self.linger_s = float(settings.get("linger_s", 60.0))
         self.listener = listener
         self.selector = selectors.DefaultSelector()
-        self.client = None  # type: Optional[Client]
+        self.client: Optional[Client] = None
         self.detached_at = time.monotonic()
-        self.slots = []  # type: List[Slot]
-        self.queue = collections.deque()  # type: Deque[Chunk]
-        self.waiting = []  # type: List[Chunk]
+        self.slots: List[Slot] = []
+        self.queue: Deque[Chunk] = collections.deque()
+        self.waiting: List[Chunk] = []
         self.sequence = 0
-        self.outbox = collections.deque()  # type: Deque[Tuple[int, bytes, bytes]]
-        self.fetches = collections.OrderedDict()  # type: Dict[str, Tuple[Any, int, int]]
-        self.receiving = {}  # type: Dict[str, Tuple[Any, int]]
-        self.have = set()  # type: Set[str]
-        self.printed = {}  # type: Dict[int, int]
+        self.outbox: Deque[Tuple[int, bytes, bytes]] = collections.deque()
+        self.fetches: collections.OrderedDict[str, Tuple[Any, int, int]] = collections.OrderedDict()
+        self.receiving: Dict[str, Tuple[Any, int]] = {}
+        self.have: Set[str] = set()
+        self.printed: Dict[int, int] = {}
         self.logged = 0
-        self.configuration = None  # type: Optional[Dict[str, Any]]
+        self.configuration: Optional[Dict[str, Any]] = None
         self.is_ready = False
         self.is_ending = False
 
@@ -363,7 +367,7 @@ class Agent:
             self.linger_s = float(header["linger_s"])
         seen = header.get("seen", 0)
         self._acknowledge(seen)
-        for sequence, text, payload in self.outbox:
+        for _, text, payload in self.outbox:
             if self.client is not None:
                 self.client.put(text, payload)
         known = [task for chunk in [*self.queue, *self.waiting] for task in chunk.unstarted]
@@ -393,7 +397,7 @@ class Agent:
         path = os.path.join(self.blobs, digest)
         try:
             if digest not in self.receiving:
-                self.receiving[digest] = (open(path + ".part", "wb", buffering=0), total)
+                self.receiving[digest] = (open(path + ".part", "wb", buffering=0), total)  # noqa: SIM115 - open until it is complete
             file = self.receiving[digest][0]
             file.seek(offset)
             view = memoryview(payload)
@@ -423,13 +427,15 @@ class Agent:
             os.unlink(os.path.join(self.blobs, digest + ".part"))
         except OSError:
             pass
-        self._say(wire.NOTICE, {"what": "no-room", "digest": digest, "directory": self.blobs, "error": str(error)})
+        self._say(
+            wire.NOTICE, {"what": "no-room", "digest": digest, "directory": self.blobs, "error": str(error)}
+        )
 
     def _on_fetch(self, header: Dict[str, Any]) -> None:
         name = header["name"]
         folder = self.logs if name.endswith(".log") else self.spool
         try:
-            file = open(os.path.join(folder, os.path.basename(name)), "rb", buffering=0)
+            file = open(os.path.join(folder, os.path.basename(name)), "rb", buffering=0)  # noqa: SIM115 - open as long as it is being sent
         except OSError as error:
             self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
             return
@@ -475,7 +481,9 @@ class Agent:
             places = {one["role"]: self._unpack(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
         except (OSError, zipfile.BadZipFile, ValueError) as error:
-            self._say(wire.NOTICE, {"what": "cannot-configure", "error": "%s: %s" % (type(error).__name__, error)})
+            self._say(
+                wire.NOTICE, {"what": "cannot-configure", "error": "%s: %s" % (type(error).__name__, error)}
+            )
             self.configuration = None
 
     def _unpack(self, one: Dict[str, Any]) -> str:
@@ -485,7 +493,11 @@ class Agent:
             os.unlink(source)
             raise ValueError("archive %s is damaged" % one["digest"][:12])
         shared = one["role"] == "runtime"
-        target = os.path.join(self.archives, one["digest"]) if shared else os.path.join(self.run_directory, one["role"])
+        target = (
+            os.path.join(self.archives, one["digest"])
+            if shared
+            else os.path.join(self.run_directory, one["role"])
+        )
         if os.path.isdir(target):
             return target
         temporary = target + ".tmp%d" % os.getpid()
@@ -506,7 +518,12 @@ class Agent:
         environment.update(wanted["env"])
         path = [places[role] for role in ("project", "runtime") if role in places] + list(wanted["sys_path"])
         cwd = wanted.get("cwd") or places.get("project") or self._make("work")
-        settings = {"sys_path": path, "blobs": self.blobs, "spool": self.spool, "result_cap": wanted.get("result_cap")}
+        settings = {
+            "sys_path": path,
+            "blobs": self.blobs,
+            "spool": self.spool,
+            "result_cap": wanted.get("result_cap"),
+        }
         for worker, extra in enumerate(wanted["workers"]):
             for _ in range(wanted["concurrency"]):
                 env = dict(environment, **extra)
@@ -579,7 +596,7 @@ class Agent:
 
     def _on_recall(self, count: int) -> None:
         """Gives unstarted tasks back to the client, from the end of the queue, then from running chunks."""
-        tasks = []  # type: List[int]
+        tasks: List[int] = []
         for chunk in reversed([one for one in self.queue if one.worker is None]):
             if len(tasks) >= count:
                 break
@@ -595,7 +612,7 @@ class Agent:
         self._say(wire.RECALLED, {"tasks": tasks})
 
     def _on_cancel(self, chunks: Set[int], kill: bool) -> None:
-        tasks = []  # type: List[int]
+        tasks: List[int] = []
         for one in [*self.queue, *self.waiting]:
             if one.id in chunks:
                 tasks += one.unstarted
@@ -706,7 +723,10 @@ class Agent:
     def _start_failed(self, slot: Slot, story: Dict[str, Any]) -> None:
         slot.state = "dead"
         tail = slot.tail.decode("utf-8", "replace")
-        self._say(wire.NOTICE, dict(story, what="worker-cannot-start", slot=slot.index, python=slot._spawn["python"], tail=tail))
+        self._say(
+            wire.NOTICE,
+            dict(story, what="worker-cannot-start", slot=slot.index, python=slot._spawn["python"], tail=tail),
+        )
         if all(one.state == "dead" for one in self.slots):
             for chunk in [*self.queue, *self.waiting]:
                 for task in chunk.unstarted:
@@ -740,7 +760,9 @@ class Agent:
             lenders = [
                 (one.tokens_left(), one)
                 for one in self.slots
-                if one.chunk is not None and one.chunk.worker is None and now - one._progress[1] > STEAL_AFTER_S
+                if one.chunk is not None
+                and one.chunk.worker is None
+                and now - one._progress[1] > STEAL_AFTER_S
             ]
             left, lender = max(lenders, key=lambda pair: pair[0], default=(0, None))
             part = lender.take_back((left + 1) // 2) if lender is not None and left else None
@@ -790,7 +812,12 @@ def find_pythons() -> Dict[str, str]:
     """Minor version -> path of the first such python, from the PATH and the usual places."""
     found = {"%d.%d" % sys.version_info[:2]: sys.executable}
     home = os.path.expanduser("~")
-    places = os.environ.get("PATH", "").split(os.pathsep) + ["/usr/local/bin", "/usr/bin", os.path.join(home, ".local/bin")]
+    places = [
+        *os.environ.get("PATH", "").split(os.pathsep),
+        "/usr/local/bin",
+        "/usr/bin",
+        os.path.join(home, ".local/bin"),
+    ]
     for place in places:
         for minor in range(8, 20):
             path = os.path.join(place, "python3.%d" % minor)
@@ -801,7 +828,11 @@ def find_pythons() -> Dict[str, str]:
 
 def _find_uv(directory: str) -> Optional[str]:
     home = os.path.expanduser("~")
-    for path in (shutil.which("uv"), os.path.join(home, ".local/bin/uv"), os.path.join(home, ".cargo/bin/uv")):
+    for path in (
+        shutil.which("uv"),
+        os.path.join(home, ".local/bin/uv"),
+        os.path.join(home, ".cargo/bin/uv"),
+    ):
         if path and os.access(path, os.X_OK):
             return path
     return None

@@ -27,7 +27,6 @@ from skyward.errors import (
     RemoteTraceback,
     ResultTooLarge,
     SerializationError,
-    SkywardError,
 )
 from skyward.remote import wire
 
@@ -81,7 +80,9 @@ class _Names:
                 digest: Future[str] = Future()
                 name = os.urandom(32).hex()
                 known.append((digest, name))
-                threading.Thread(target=_digest_into, args=(digest, data), name="skyward-digest", daemon=True).start()
+                threading.Thread(
+                    target=_digest_into, args=(digest, data), name="skyward-digest", daemon=True
+                ).start()
                 return name
         mine = hashlib.sha256(data).hexdigest()
         with self._lock:
@@ -137,8 +138,8 @@ def encode_function(fn: Callable[..., Any], importable: Callable[[str], bool] | 
 
 def undecorated(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The user's own function: what `@compute` was put on."""
-    wrapped: Callable[..., Any] = fn.__wrapped__ if getattr(fn, "__skyward_compute__", False) else fn
-    return wrapped
+    decorated: Any = fn
+    return decorated.__wrapped__ if getattr(fn, "__skyward_compute__", False) else fn
 
 
 def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
@@ -160,7 +161,12 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
     except ValueError:  # a cell that is still empty
         return None
     seen = fn.__globals__
-    values = (*cells, *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values(), *(seen[name] for name in sorted(names) if name in seen))
+    values = (
+        *cells,
+        *(fn.__defaults__ or ()),
+        *(fn.__kwdefaults__ or {}).values(),
+        *(seen[name] for name in sorted(names) if name in seen),
+    )
     if fn.__dict__ or not all(type(value) in _CONSTANT for value in values):
         return None
     return fn.__code__, *map(_by_identity_or_value, values)
@@ -172,7 +178,12 @@ def _by_identity_or_value(value: Any) -> Any:
 
 def _reference(fn: Callable[..., Any]) -> tuple[str, str] | None:
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
-    if not isinstance(module, str) or module in ("__main__", "__mp_main__") or "<" in name or module not in sys.modules:
+    if (
+        not isinstance(module, str)
+        or module in ("__main__", "__mp_main__")
+        or "<" in name
+        or module not in sys.modules
+    ):
         return None
     found: Any = sys.modules[module]
     for part in name.split("."):
@@ -195,7 +206,10 @@ def importable_with(project: Path | None) -> Callable[[str], bool]:
     import site
     import sysconfig
 
-    known = {Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix, sys.base_prefix)}
+    known = {
+        Path(path).resolve()
+        for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix, sys.base_prefix)
+    }
     roots = tuple(sorted({*known, *({project.resolve()} if project else ())}, key=str))
 
     @cache
@@ -224,7 +238,9 @@ class Identities:
         self._known[id(value)] = (value, reference, blobs)  # the value is held so that its id stays its own
 
 
-def encode_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, identities: Identities) -> EncodedCall:
+def encode_call(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, identities: Identities
+) -> EncodedCall:
     """The arguments of one call. Arguments longer than 64 KiB become blobs of their own.
 
     Raises:
@@ -274,7 +290,9 @@ def _raw_reference(value: Any, identities: Identities) -> tuple[dict[str, Any], 
     return reference, (blob,)
 
 
-def _pickled_reference(name: str, key: int | str, value: Any, identities: Identities) -> tuple[dict[str, Any], tuple[Blob, ...]] | None:
+def _pickled_reference(
+    name: str, key: int | str, value: Any, identities: Identities
+) -> tuple[dict[str, Any], tuple[Blob, ...]] | None:
     buffers: list[Blob] = []
     data = _dump(value, f"argument {key!r} of {name}", buffers)
     if len(data) <= INLINE and not buffers:
@@ -329,7 +347,7 @@ def _cannot_travel(value: Any, label: str, error: Exception) -> SerializationErr
 
 _SAFE: dict[str, frozenset[str]] = {
     "builtins": frozenset(
-        ("bool bytearray bytes complex dict float frozenset int list object range set slice str tuple").split()
+        ["bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set", "slice", "str", "tuple"]
         + [name for name, kind in vars(__builtins__ if not isinstance(__builtins__, dict) else __import__("builtins")).items()
            if isinstance(kind, type) and issubclass(kind, Exception)]
     ),
@@ -360,7 +378,9 @@ class SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in _SAFE.get(module, ()) or (module, name) in _allowed:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in results of a machine that is not trusted")
+        raise pickle.UnpicklingError(
+            f"{module}.{name} is not allowed in results of a machine that is not trusted"
+        )
 
 
 def read_value(data: Any, buffers: Iterable[Any], *, safe: bool) -> Any:
@@ -379,7 +399,9 @@ def read_value(data: Any, buffers: Iterable[Any], *, safe: bool) -> Any:
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         raise RemoteError(
             f"the result cannot be read here: {type(error).__name__}: {error}",
-            hints=[f"install {missing!r} here, or return plain data"] if missing else ["return plain data, or `results=\"any\"` where the machine is trusted"],
+            hints=[f"install {missing!r} here, or return plain data"]
+            if missing
+            else ['return plain data, or `results="any"` where the machine is trusted'],
             type_name=type(error).__name__,
         ) from None
 
@@ -408,14 +430,20 @@ def read_error(body: memoryview, *, safe: bool) -> BaseException:
     except (struct.error, ValueError, KeyError, TypeError) as error:
         return RemoteError(f"an error came that cannot be read: {error}", type_name="")
     if kind == "unpicklable":
-        return SerializationError(f"cannot be pickled: {story['message']}", hints=["return plain data"], remote_traceback=text)
+        return SerializationError(
+            f"cannot be pickled: {story['message']}", hints=["return plain data"], remote_traceback=text
+        )
     if kind == "too-large":
         return ResultTooLarge(story["message"], hints=["write it to a volume, or return it in parts"])
     if kind == "no-room":
         return InstanceDiskFull(story["message"], step="result")
     original = _original(data, safe=safe) if story["exception"] and len(data) else None
     if original is None:
-        return RemoteError(message, type_name=f"{story['module']}.{story['type']}".removeprefix("builtins."), remote_traceback=text)
+        return RemoteError(
+            message,
+            type_name=f"{story['module']}.{story['type']}".removeprefix("builtins."),
+            remote_traceback=text,
+        )
     original.__cause__ = RemoteTraceback(text)
     return original
 
@@ -427,6 +455,6 @@ def _original(data: memoryview, *, safe: bool) -> BaseException | None:
         if isinstance(broken, KeyboardInterrupt):
             raise
         return None
-    if not isinstance(error, Exception) or isinstance(error, StopIteration) and not isinstance(error, SkywardError):
+    if not isinstance(error, Exception) or isinstance(error, StopIteration):
         return None
     return error

@@ -155,7 +155,9 @@ class Link:
         self._emit = on_event or (lambda _: None)
         self._connect = connect
         self._is_booting = is_booting
-        self._linger_s = linger_s if linger_s is not None else (LOCAL_LINGER_S if endpoint.kind == "local" else LINGER_S)
+        self._linger_s = (
+            linger_s if linger_s is not None else (LOCAL_LINGER_S if endpoint.kind == "local" else LINGER_S)
+        )
         self._connection: Connection | None = None
         self._stream: Stream | None = None
         self._writing = threading.Lock()
@@ -219,12 +221,21 @@ class Link:
 
     def _attach_once(self, deadline: float) -> None:
         left = max(0.5, deadline - time.monotonic())
-        self._connection = self._connect(self.endpoint, deadline_s=min(left, 3 * self.endpoint.connect_timeout_s))
+        self._connection = self._connect(
+            self.endpoint, deadline_s=min(left, 3 * self.endpoint.connect_timeout_s)
+        )
         self._hello = self._sync = None
         self._failure = None
         stream = self._connection.open(self._command())
-        program = agent_program({"session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s})
-        stream.write(program + wire.encode(wire.ATTACH, {"seen": self._seen, "linger_s": self._linger_s, "protocol": wire.PROTOCOL}))
+        program = agent_program(
+            {"session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s}
+        )
+        stream.write(
+            program
+            + wire.encode(
+                wire.ATTACH, {"seen": self._seen, "linger_s": self._linger_s, "protocol": wire.PROTOCOL}
+            )
+        )
         self._stream = stream
         threading.Thread(target=self._read, args=(stream,), name=f"skyward-n{self.node}", daemon=True).start()
         with self._changed:
@@ -232,7 +243,9 @@ class Link:
             while self._sync is None and self._failure is None:
                 left = limit - time.monotonic()
                 if left <= 0:
-                    raise HostUnreachable(f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s")
+                    raise HostUnreachable(
+                        f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s"
+                    )
                 self._changed.wait(left)
         if self._failure is not None:
             raise self._failure
@@ -275,7 +288,10 @@ class Link:
         with self._changed:
             while self._ready is None and self._failure is None:
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise BootstrapError(f"{self.endpoint}: the workers were not ready within {timeout_s:.0f} s", step="workers")
+                    raise BootstrapError(
+                        f"{self.endpoint}: the workers were not ready within {timeout_s:.0f} s",
+                        step="workers",
+                    )
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -334,7 +350,9 @@ class Link:
         with self._bulk_wanted:
             self._bulk.extend(long)
             if self._bulk_thread is None:
-                self._bulk_thread = threading.Thread(target=self._send_bulk, name=f"skyward-bulk-n{self.node}", daemon=True)
+                self._bulk_thread = threading.Thread(
+                    target=self._send_bulk, name=f"skyward-bulk-n{self.node}", daemon=True
+                )
                 self._bulk_thread.start()
             self._bulk_wanted.notify()
 
@@ -400,7 +418,15 @@ class Link:
                     self._hear(kind, header, payload)
         except wire.BadFrame as error:
             reason = f"speaks nonsense: {error}"
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             reason = f"sent a frame that makes no sense: {type(error).__name__}: {error}"
         if stream is not self._stream or self.is_closed:
             return
@@ -420,7 +446,11 @@ class Link:
         last = said.splitlines()[-1] if said else reason or f"exit status {status}"
         if "No space left" in said or "Read-only file system" in said or "Disk quota" in said:
             return InstanceDiskFull(f"{self.endpoint}: {last}", step="agent", tail=said)
-        return BootstrapError(f"{self.endpoint}: the agent did not start: {last.removeprefix('skyward: ')}", step="agent", tail=said)
+        return BootstrapError(
+            f"{self.endpoint}: the agent did not start: {last.removeprefix('skyward: ')}",
+            step="agent",
+            tail=said,
+        )
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -473,7 +503,9 @@ class Link:
         if fetch is None:
             return
         if header["total"] != len(fetch.data) or not 0 <= header["offset"] <= len(fetch.data) - len(payload):
-            raise ValueError(f"{header['name']} has {header['total']} bytes, {len(fetch.data)} were announced")
+            raise ValueError(
+                f"{header['name']} has {header['total']} bytes, {len(fetch.data)} were announced"
+            )
         fetch.data[header["offset"] : header["offset"] + len(payload)] = payload
         fetch.filled = header["offset"] + len(payload)
         if fetch.filled == len(fetch.data):
@@ -488,17 +520,29 @@ class Link:
                 self._sent.pop(header["digest"], None)
                 self.listener.on_no_room(self, header["digest"], header["error"])
             else:
-                self._fail(InstanceDiskFull(f"{self.endpoint}: no room in {header['directory']}: {header['error']}", step="files"))
+                self._fail(
+                    InstanceDiskFull(
+                        f"{self.endpoint}: no room in {header['directory']}: {header['error']}", step="files"
+                    )
+                )
         elif what == "worker-cannot-start":
             tail = str(header.get("tail", ""))
-            last = tail.strip().splitlines()[-1:] or [str(header.get("reason") or header.get("signal") or f"exit {header.get('exit')}")]
-            error = BootstrapError(f"{self.endpoint}: a worker cannot start with {header['python']}: {last[0]}", step="workers", tail=tail)
+            last = tail.strip().splitlines()[-1:] or [
+                str(header.get("reason") or header.get("signal") or f"exit {header.get('exit')}")
+            ]
+            error = BootstrapError(
+                f"{self.endpoint}: a worker cannot start with {header['python']}: {last[0]}",
+                step="workers",
+                tail=tail,
+            )
             if self.is_up and self.listener is not None:
                 self.listener.on_dead_slot(self, header)
             else:
                 self._fail(error)
         elif what == "cannot-configure":
-            self._fail(BootstrapError(f"{self.endpoint}: cannot be configured: {header['error']}", step="files"))
+            self._fail(
+                BootstrapError(f"{self.endpoint}: cannot be configured: {header['error']}", step="files")
+            )
 
     # -- losing and finding again --------------------------------------------------------------------------------
 
@@ -537,7 +581,10 @@ class Link:
             try:
                 limit = silent_since + self.lost_s if not is_lost else end
                 self._attach_once(max(time.monotonic() + 1.0, min(limit, time.monotonic() + 5)))
-            except (TransportError, BootstrapError) as error:  # a refused key too: noise on the line looks like that
+            except (
+                TransportError,
+                BootstrapError,
+            ) as error:  # a refused key too: noise on the line looks like that
                 reason = error.message
                 self._hang_up()
                 time.sleep(0.2)
@@ -555,9 +602,12 @@ class Link:
         return len(self._breaks) > MAX_BREAKS
 
     def _resume(self, before: str, started: float) -> None:
-        assert self._hello is not None and self.listener is not None
+        assert self._hello is not None
+        assert self.listener is not None
         same = self._hello["agent"] == before
-        self._sent = OrderedDict((digest, self._sent.get(digest, 0)) for digest in self._hello.get("have", ()))
+        self._sent = OrderedDict(
+            (digest, self._sent.get(digest, 0)) for digest in self._hello.get("have", ())
+        )
         self.probe = Probe.from_hello(self._hello)
         if same:
             # Work may be sent only after this: what left earlier would be missing from what the agent says it knows.
@@ -600,7 +650,9 @@ class Link:
                 finally:
                     self._writing.release()
             self.is_closed = True
-            status = stream.exit_status(timeout_s)  # the bridge on the other side ends when the agent has cleaned up
+            status = stream.exit_status(
+                timeout_s
+            )  # the bridge on the other side ends when the agent has cleaned up
             del status
         self.is_closed = True
         with self._bulk_wanted:
@@ -620,5 +672,3 @@ class _Fetch:
 
 def _with_digest(archive: Archive) -> Blob:
     return Blob(archive.data)
-
-

@@ -42,7 +42,7 @@ class Chunk:
         self.header = header
         self.payload = payload
         self.id = header["chunk"]
-        self.ids = header["ids"]  # type: List[int]
+        self.ids: List[int] = header["ids"]
         self.low = 0
         self.high = len(self.ids)
         self.timeout = header.get("timeout")
@@ -64,11 +64,18 @@ class Chunk:
 class Slot:
     """One worker process: started, fed, watched, and replaced when it dies."""
 
-    def __init__(self, index: int, worker: int, spawn: Dict[str, Any], watch: Callable[..., None], unwatch: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        index: int,
+        worker: int,
+        spawn: Dict[str, Any],
+        watch: Callable[..., None],
+        unwatch: Callable[[Any], None],
+    ) -> None:
         self.index = index
         self.worker = worker
         self.state = "dead"
-        self.chunk = None  # type: Optional[Chunk]
+        self.chunk: Optional[Chunk] = None
         self.finished = 0  # tasks of the chunk whose records have come
         self.failures = 0
         self.tail = b""
@@ -77,10 +84,10 @@ class Slot:
         self._unwatch = unwatch
         self._partial = b""
         self._ending = ""
-        self._kill_at = None  # type: Optional[float]
+        self._kill_at: Optional[float] = None
         self._progress = (0, 0.0)  # tokens left, and since when
         self._oom_before = 0
-        self._process = None  # type: Any
+        self._process: Any = None
 
     # -- life and death --
 
@@ -92,7 +99,9 @@ class Slot:
         self._out_read, out_write = os.pipe()
         for descriptor in (self._result_read, self._token_read):
             try:
-                fcntl.fcntl(descriptor, 1031, PIPE_SIZE)  # F_SETPIPE_SZ; smaller pipes only mean more wake-ups
+                fcntl.fcntl(
+                    descriptor, 1031, PIPE_SIZE
+                )  # F_SETPIPE_SZ; smaller pipes only mean more wake-ups
             except OSError:
                 pass
         for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
@@ -102,7 +111,9 @@ class Slot:
         self._unsent, self._is_writing = b"", False
         self._partial = self.tail = b""
         self._ending, self._kill_at = "", None
-        settings = dict(self._spawn["settings"], commands=theirs.fileno(), tokens=self._token_read, results=result_write)
+        settings = dict(
+            self._spawn["settings"], commands=theirs.fileno(), tokens=self._token_read, results=result_write
+        )
         self._oom_before = oom_kills()
         self.state, self.born_at = "starting", time.monotonic()
         try:

@@ -41,7 +41,9 @@ HELLO, READY, RESULTS, OUTPUT, RECALLED, PONG, SYNC, FAREWELL, NOTICE = range(31
 
 # Records inside a RESULTS payload, written by workers: length of what follows, task, kind, seconds it took.
 RECORD = struct.Struct("<IQBd")
-RECORD_NONE, RECORD_VALUE, RECORD_ERROR, RECORD_LONG, RECORD_OUT, RECORD_ERR, RECORD_DEATH, RECORD_BYTES = range(8)
+RECORD_NONE, RECORD_VALUE, RECORD_ERROR, RECORD_LONG, RECORD_OUT, RECORD_ERR, RECORD_DEATH, RECORD_BYTES = (
+    range(8)
+)
 INLINE = 64 << 10
 """Values up to this many bytes travel inside a record or a task; longer ones on their own, bytes."""
 

@@ -158,9 +158,9 @@ class Surroundings:
         for number, handler in self._handlers.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        for number in (0, 1, 2):
-            if _identity(number) != self._identity[number]:
-                os.dup2(self._spare[number], number)
+        for descriptor in (0, 1, 2):
+            if _identity(descriptor) != self._identity[descriptor]:
+                os.dup2(self._spare[descriptor], descriptor)
         if not self._keep_children:
             _end_children()
 
@@ -237,7 +237,9 @@ class Worker:
                 return
             self._finish(task, wire.RECORD_ERROR, describe(error), 0.0)
 
-    def _run_call(self, task: int, function: Any, call: dict[str, Any], data: bytes, surroundings: Surroundings) -> None:
+    def _run_call(
+        self, task: int, function: Any, call: dict[str, Any], data: bytes, surroundings: Surroundings
+    ) -> None:
         try:
             args, kwargs = self._arguments(call, data)
         except BaseException as error:
@@ -374,7 +376,11 @@ class NoRoom(Exception):
     """The instance has no place to keep a result until it is fetched."""
 
 
-_OURS = {CannotTravel: "unpicklable", ResultTooLarge: "too-large", NoRoom: "no-room"}
+_OURS: dict[type[BaseException], str] = {
+    CannotTravel: "unpicklable",
+    ResultTooLarge: "too-large",
+    NoRoom: "no-room",
+}
 
 
 def load_function(blob: bytes) -> Any:
@@ -580,7 +586,11 @@ def main() -> None:
 
     faulthandler.enable()
     worker = Worker(settings)
-    sys.stdout = io.TextIOWrapper(Output(worker, wire.RECORD_OUT, 1), "utf-8", "backslashreplace", line_buffering=True)  # type: ignore[type-var]
-    sys.stderr = io.TextIOWrapper(Output(worker, wire.RECORD_ERR, 2), "utf-8", "backslashreplace", line_buffering=True)  # type: ignore[type-var]
+    sys.stdout = io.TextIOWrapper(
+        Output(worker, wire.RECORD_OUT, 1), "utf-8", "backslashreplace", line_buffering=True
+    )
+    sys.stderr = io.TextIOWrapper(
+        Output(worker, wire.RECORD_ERR, 2), "utf-8", "backslashreplace", line_buffering=True
+    )
     worker.serve()
     os._exit(0)

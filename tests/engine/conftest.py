@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from skyward.contracts.engine import EngineContext
 from skyward.model.event import Event
 from skyward.model.instance import Endpoint
@@ -19,7 +20,6 @@ from skyward.model.outcome import Outcome
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.link import Link, WorkerSettings
 from skyward.scheduler import SSHEngine
-
 from skyward.testing.sshd import SSHServer
 
 
@@ -64,8 +64,14 @@ class Harness:
         self.links: list[Link] = []
 
     def add(self, endpoint: Endpoint, *, python: str = sys.executable, **how: Any) -> Link:
-        settings = {name: how.pop(name) for name in ("concurrency", "workers", "env", "result_cap", "cwd") if name in how}
-        link = Link(endpoint, node=len(self.links), session=f"test-{os.getpid()}-{time.monotonic_ns()}", **how)
+        settings = {
+            name: how.pop(name)
+            for name in ("concurrency", "workers", "env", "result_cap", "cwd")
+            if name in how
+        }
+        link = Link(
+            endpoint, node=len(self.links), session=f"test-{os.getpid()}-{time.monotonic_ns()}", **how
+        )
         self.links.append(link)
         link.open(30)
         link.configure(WorkerSettings(python=python, sys_path=tuple(sys.path), **settings))
@@ -76,7 +82,9 @@ class Harness:
         sink = Outcomes(len(tasks))
         return sink, self.engine.submit(tasks, sink, **how)
 
-    def map(self, fn: Callable[..., Any], *columns: Sequence[Any], wait_s: float = 60, **options: Any) -> list[Outcome]:
+    def map(
+        self, fn: Callable[..., Any], *columns: Sequence[Any], wait_s: float = 60, **options: Any
+    ) -> list[Outcome]:
         given = TaskOptions(**options)
         return self.start([Task(fn, row, None, given) for row in zip(*columns, strict=True)])[0].wait(wait_s)
 
@@ -106,7 +114,10 @@ class Journal:
     def read(self) -> list[tuple[str, int, int]]:
         if not self.path.exists():
             return []
-        return [(what, int(task), int(pid)) for what, task, pid in (line.split() for line in self.path.read_text().splitlines())]
+        return [
+            (what, int(task), int(pid))
+            for what, task, pid in (line.split() for line in self.path.read_text().splitlines())
+        ]
 
     def count(self, what: str) -> dict[int, int]:
         counts: dict[int, int] = {}

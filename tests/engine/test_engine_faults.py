@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from skyward.errors import (
     BootstrapError,
     HostKeyError,
@@ -26,7 +27,6 @@ from skyward.model.event import NodeLost, NodeReattached, NodeSuspected
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
 from skyward.remote.link import Link
-
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
@@ -75,7 +75,9 @@ def test_workers_killed_once_a_second_cost_no_result(local: Any, journal: Any) -
     starts, ends = journal.count("S"), journal.count("E")
     assert sum(starts.values()) - 300 <= kills
     assert max(ends.values()) <= 2
-    assert sum(ends.values()) - 300 <= 1, "finished work is not run again (but for a kill within the same instant)"
+    assert sum(ends.values()) - 300 <= 1, (
+        "finished work is not run again (but for a kill within the same instant)"
+    )
 
 
 def test_a_connection_that_breaks_is_replaced_and_nothing_runs_again(chaotic: Any, journal: Any) -> None:
@@ -109,7 +111,9 @@ def test_the_listener_may_die_while_work_goes_on(remote: Any, sshd_pair: Any) ->
     assert [outcome.result() for outcome in remote.map(abs, range(100))] == list(range(100))
 
 
-def test_a_machine_that_dies_gives_its_tasks_to_the_others(make_harness: Any, sshd_pair: Any, journal: Any) -> None:
+def test_a_machine_that_dies_gives_its_tasks_to_the_others(
+    make_harness: Any, sshd_pair: Any, journal: Any
+) -> None:
     harness = make_harness()
     for server in sshd_pair:
         harness.add(server.endpoint, lost_s=2.0)
@@ -144,7 +148,9 @@ def test_five_silent_seconds_cost_nothing(make_harness: Any, sshd: Any, journal:
     assert not harness.of(NodeLost)
 
 
-def test_a_frozen_machine_is_given_up_and_its_late_answers_are_ignored(make_harness: Any, sshd_pair: Any, journal: Any) -> None:
+def test_a_frozen_machine_is_given_up_and_its_late_answers_are_ignored(
+    make_harness: Any, sshd_pair: Any, journal: Any
+) -> None:
     harness = make_harness()
     for server in sshd_pair:
         harness.add(server.endpoint, lost_s=4.0)
@@ -208,7 +214,9 @@ def _agents(link: Link) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if os.readlink(f"/proc/{process.pid}/fd/2").endswith(f"{os.path.basename(link.probe.run_directory)}/agent.log"):
+            if os.readlink(f"/proc/{process.pid}/fd/2").endswith(
+                f"{os.path.basename(link.probe.run_directory)}/agent.log"
+            ):
                 found.append(process.pid)
         except OSError:
             continue
@@ -274,7 +282,9 @@ def test_a_host_that_is_down_is_told_at_once(make_harness: Any) -> None:
 
 def test_a_host_that_never_answers_is_bounded(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        endpoint = Endpoint(host="127.0.0.1", port=silent.getsockname()[1], user="nobody", connect_timeout_s=0.5)
+        endpoint = Endpoint(
+            host="127.0.0.1", port=silent.getsockname()[1], user="nobody", connect_timeout_s=0.5
+        )
         began = time.monotonic()
         with pytest.raises(TransportError):
             Link(endpoint, node=0, session="x").open(2)

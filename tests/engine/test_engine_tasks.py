@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from skyward.errors import (
     RemoteError,
     ResultTooLarge,
@@ -44,7 +45,21 @@ def test_arguments_of_every_kind_travel(local: Any) -> None:
     def show(a: Any, *rest: Any, key: Any = None) -> Any:
         return a, rest, key
 
-    values = [1, 2.5, None, "é\ud800", b"\0", [1, [2]], {"a": (1,)}, {1, 2}, float("inf"), 10**40, "x" * 200_000, b"y" * 200_000, bytearray(b"z" * 200_000)]
+    values = [
+        1,
+        2.5,
+        None,
+        "é\ud800",
+        b"\0",
+        [1, [2]],
+        {"a": (1,)},
+        {1, 2},
+        float("inf"),
+        10**40,
+        "x" * 200_000,
+        b"y" * 200_000,
+        bytearray(b"z" * 200_000),
+    ]
     for value in values:
         sink, _ = local.start([Task(show, (value, value), {"key": value})])
         assert sink.wait()[0].result() == (value, (value,), value)
@@ -170,7 +185,9 @@ def test_endless_recursion_is_an_error_of_bounded_length(local: Any) -> None:
 
 
 def test_an_argument_that_cannot_travel_is_named_and_fails_alone(local: Any) -> None:
-    sink, _ = local.start([Task(square, (1,)), Task(square, ({"conn": [threading.Lock()]},)), Task(square, (3,))])
+    sink, _ = local.start(
+        [Task(square, (1,)), Task(square, ({"conn": [threading.Lock()]},)), Task(square, (3,))]
+    )
 
     good, bad, other = sink.wait()
 
@@ -220,7 +237,9 @@ def die(how: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("how", "expected"), [("exit", 7), ("segv", "SIGSEGV"), ("abort", "SIGABRT"), ("kill", "SIGKILL")])
+@pytest.mark.parametrize(
+    ("how", "expected"), [("exit", 7), ("segv", "SIGSEGV"), ("abort", "SIGABRT"), ("kill", "SIGKILL")]
+)
 def test_a_dying_worker_fails_its_task_alone(local: Any, how: str, expected: Any) -> None:
     tasks = [Task(square, (i,)) for i in range(60)]
     tasks.insert(30, Task(die, (how,)))
@@ -304,8 +323,12 @@ def test_what_a_task_prints_is_tagged_with_it(local: Any) -> None:
 
     events = local.of(TaskOutput)
     for i in range(20):
-        assert any(event.index == i and event.stream == "out" and f"hello {i}\n" in event.text for event in events)
-        assert any(event.index == i and event.stream == "err" and f"warn {i}\n" in event.text for event in events)
+        assert any(
+            event.index == i and event.stream == "out" and f"hello {i}\n" in event.text for event in events
+        )
+        assert any(
+            event.index == i and event.stream == "err" and f"warn {i}\n" in event.text for event in events
+        )
 
 
 def test_what_c_code_and_children_print_comes_too(local: Any) -> None:

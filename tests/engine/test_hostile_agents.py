@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from skyward.errors import RemoteError, TaskLost
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
@@ -47,7 +48,12 @@ def results(*records: bytes, seq: int = 1) -> bytes:
     return frame(wire.RESULTS, {"seq": seq}, b"".join(records))
 
 
-LAUGHS = b"\x80\x05" + b"]" + b"".join(b"\x94h" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(20)) + b"."
+LAUGHS = (
+    b"\x80\x05"
+    + b"]"
+    + b"".join(b"\x94h" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(20))
+    + b"."
+)
 HOSTILE: dict[str, bytes] = {
     "noise": os.urandom(4000),
     "text": b"HTTP/1.1 200 OK\r\n\r\n" * 100,
@@ -65,10 +71,14 @@ HOSTILE: dict[str, bytes] = {
     "death of nonsense": results(record(1, wire.RECORD_DEATH, b"not json")),
     "death is a list": results(record(1, wire.RECORD_DEATH, b"[]")),
     "long of nonsense": results(record(1, wire.RECORD_LONG, b"{}")),
-    "long of a negative size": results(record(1, wire.RECORD_LONG, json.dumps({"form": "pickle", "parts": [-5]}).encode())),
+    "long of a negative size": results(
+        record(1, wire.RECORD_LONG, json.dumps({"form": "pickle", "parts": [-5]}).encode())
+    ),
     "value not a pickle": results(record(1, wire.RECORD_VALUE, b"garbage")),
     "value empty": results(record(1, wire.RECORD_VALUE)),
-    "value of a tebibyte": results(record(1, wire.RECORD_VALUE, b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40))),
+    "value of a tebibyte": results(
+        record(1, wire.RECORD_VALUE, b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40))
+    ),
     "value that laughs": results(record(1, wire.RECORD_VALUE, LAUGHS)),
     "piece of nothing": frame(wire.PIECE, {}),
     "piece of a negative offset": frame(wire.PIECE, {"name": "r1", "offset": -1, "total": 4}, b"abcd"),
@@ -84,7 +94,8 @@ HOSTILE: dict[str, bytes] = {
     "the client's own frame": frame(wire.CONFIGURE, {}),
     "nested header": wire.encode(wire.PONG, {"at": json.loads("[" * 500 + "]" * 500)}),
     "result of a task never sent": results(record(77, wire.RECORD_VALUE, pickle.dumps(1))),
-    "the same result twice": results(record(1, wire.RECORD_VALUE, pickle.dumps(9))) + results(record(1, wire.RECORD_VALUE, pickle.dumps(8)), seq=2),
+    "the same result twice": results(record(1, wire.RECORD_VALUE, pickle.dumps(9)))
+    + results(record(1, wire.RECORD_VALUE, pickle.dumps(8)), seq=2),
     "the stream ends": b"",
 }
 WELCOME = frame(wire.HELLO, HELLO) + frame(wire.SYNC, {"known": []})
@@ -139,7 +150,9 @@ def test_a_pickle_that_runs_a_command_is_refused_where_results_are_not_trusted(t
 
     with pytest.raises(RemoteError, match="not allowed"):
         read_value(bad, (), safe=True)
-    story = json.dumps({"type": "E", "module": "m", "message": "x", "traceback": "", "exception": True, "kind": ""}).encode()
+    story = json.dumps(
+        {"type": "E", "module": "m", "message": "x", "traceback": "", "exception": True, "kind": ""}
+    ).encode()
     error = read_error(memoryview(struct.pack("<I", len(story)) + story + bad), safe=True)
 
     assert isinstance(error, RemoteError)
@@ -152,7 +165,14 @@ def test_plain_data_arrays_and_what_the_user_allows_are_read_safely() -> None:
     import decimal
 
     numpy = pytest.importorskip("numpy")
-    for value in ([1, {"a": (2.5, None)}], {1, 2}, datetime.datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.OrderedDict(a=1), ValueError("x").args):
+    for value in (
+        [1, {"a": (2.5, None)}],
+        {1, 2},
+        datetime.datetime(2026, 1, 1),
+        decimal.Decimal("1.5"),
+        collections.OrderedDict(a=1),
+        ValueError("x").args,
+    ):
         assert read_value(pickle.dumps(value, 5), (), safe=True) == value
     array = numpy.arange(5.0)
     assert (read_value(pickle.dumps(array, 5), (), safe=True) == array).all()
@@ -170,7 +190,9 @@ class Mine:
 def test_tasks_of_a_lying_machine_move_to_an_honest_one(make_harness: Any, tmp_path: Path) -> None:
     harness = make_harness()
     link = Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2)
-    link._command = lambda: _quoted([sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()])  # type: ignore[method-assign]
+    link._command = lambda: _quoted(
+        [sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()]
+    )  # type: ignore[method-assign]
     harness.links.append(link)
     link.open(10)
     link.configure(WorkerSettings(python="python3"))
@@ -185,7 +207,9 @@ def test_tasks_of_a_lying_machine_move_to_an_honest_one(make_harness: Any, tmp_p
 def test_without_retries_a_lost_task_says_where_it_was_lost(make_harness: Any) -> None:
     harness = make_harness(retries=0)
     link = Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2)
-    link._command = lambda: _quoted([sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()])  # type: ignore[method-assign]
+    link._command = lambda: _quoted(
+        [sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()]
+    )  # type: ignore[method-assign]
     harness.links.append(link)
     link.open(10)
     link.configure(WorkerSettings(python="python3"))
