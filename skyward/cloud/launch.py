@@ -613,10 +613,23 @@ def project_root() -> Path:
 
     here = Path.cwd()
     script = Path(sys.path[0] or here) if sys.path else here
-    installed = {Path(sys.prefix), Path(sys.base_prefix)}
-    if not script.is_dir() or any(script.is_relative_to(place) for place in installed):
+    if not script.is_dir() or _is_installed(script):
         script = here
     return find_project(script) or script
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether modules there belong to an installation of Python, or are its commands, and not to the user."""
+    import sysconfig
+
+    commands = {Path(prefix) / "bin" for prefix in (sys.prefix, sys.base_prefix)}
+    library = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return (
+        path.suffix == ".zip"
+        or path in commands
+        or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+        or any(path.is_relative_to(place) for place in library)
+    )
 
 
 def in_parallel(calls: Sequence[Callable[[], object]], timeout_s: float) -> None:
@@ -655,10 +668,9 @@ def _free_port() -> int:
 
 
 def _own_paths() -> tuple[str, ...]:
-    """The client's module paths that are no part of an installed environment."""
-    installed = (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))
-    paths = [os.path.realpath(entry or os.getcwd()) for entry in sys.path]
-    return tuple(path for path in paths if not path.startswith(installed))
+    """The client's module paths that are no part of an installation: another environment has its own."""
+    paths = [Path(entry or os.getcwd()) for entry in sys.path]
+    return tuple(str(path) for path in paths if not _is_installed(path))
 
 
 def _run_step(link: Link, step: Step, image: Image) -> None:
@@ -722,6 +734,6 @@ def _unclean(failures: Sequence[tuple[Provider, Sequence[Node], Exception]]) -> 
     return CleanupError(
         f"{len(ids)} machines may still be running: {', '.join(ids) or 'unknown'}",
         facts=[f"{provider.name}: {error}" for provider, _, error in failures],
-        hints=["skyward ps", "skyward down --all"],
+        hints=[f"end them in the console of {provider.name}" for provider, *_ in failures],
         ids=tuple(ids),
     )

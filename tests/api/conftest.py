@@ -42,7 +42,6 @@ class ScriptedProvider(sky.Provider):
                 usd_per_hour=price,
                 vcpus=4,
                 memory_gib=16,
-                is_owned=True,
             )
             for number, price in enumerate(self.config.prices)
         ]

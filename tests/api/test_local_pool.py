@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import skyward as sky
+from skyward.cloud.launch import _is_installed
 
 
 @sky.compute
@@ -168,6 +169,42 @@ def test_variables_of_the_image_reach_tasks_and_plugins_do_not_change_them() -> 
     ) as pool:
         assert environment("FRUIT") >> pool == "pear"
         assert environment("TREE") >> pool == "oak"
+
+
+def test_another_environment_has_the_users_modules_and_none_of_the_clients_packages(tmp_path: Path) -> None:
+    def found(name: str) -> bool:
+        import importlib.util
+
+        return importlib.util.find_spec(name) is not None
+
+    image = sky.Image(setup=[f"echo made > {tmp_path / 'made'}"])
+    config = sky.Local(directory=str(tmp_path / "cache"))
+    with sky.ComputePool(config, image=image, display="quiet") as pool:
+        assert pool.map(found, ["tasks_without_pytest", "pytest", "skyward", "cloudpickle"]) == [
+            True,
+            False,
+            True,
+            True,
+        ]
+
+    assert (tmp_path / "made").read_text() == "made\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_installed"),
+    [
+        (os.__file__.rpartition("/")[0], True),
+        (pytest.__file__.rpartition("/")[0], True),
+        (os.path.join(sys.prefix, "bin"), True),
+        ("/usr/lib/python3/dist-packages", True),
+        ("/usr/lib/python311.zip", True),
+        ("/usr/src/app", False),
+        ("/home/me/project/src", False),
+        (os.path.dirname(__file__), False),
+    ],
+)
+def test_what_is_installed_is_told_from_what_is_the_users(path: str, is_installed: bool) -> None:
+    assert _is_installed(Path(path)) is is_installed
 
 
 def test_steps_are_told_with_their_times() -> None:

@@ -710,6 +710,7 @@ def test_nothing_named_is_this_machine() -> None:
 
     assert plan.chosen is not None
     assert plan.chosen.provider == "local"
+    assert plan.chosen.is_owned
 
 
 def test_wishes_without_a_provider_need_credentials() -> None:
