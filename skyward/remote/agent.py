@@ -516,8 +516,8 @@ class Agent:
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
         environment = dict(os.environ)
         environment.update(wanted["env"])
-        path = [places[role] for role in ("project", "runtime") if role in places] + list(wanted["sys_path"])
         cwd = wanted.get("cwd") or places.get("project") or self._make("work")
+        path = search_path(places, wanted["sys_path"], cwd)
         settings = {
             "sys_path": path,
             "blobs": self.blobs,
@@ -790,6 +790,18 @@ class Agent:
                 break
             time.sleep(0.002)
         self._detach()
+
+
+def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str]:
+    """Where workers look for modules: the project's own places, then the project, our runtime, and the rest.
+
+    Relative places are meant inside the project; made absolute here, so that a task may change its directory.
+    """
+    project = places.get("project", cwd)
+    own = [os.path.normpath(os.path.join(project, place)) for place in wanted if not os.path.isabs(place)]
+    shared = [places[role] for role in ("project", "runtime") if role in places]
+    path = own + shared + [place for place in wanted if os.path.isabs(place)]
+    return list(dict.fromkeys(path))
 
 
 # -- facts about this machine -----------------------------------------------------------------------------------
