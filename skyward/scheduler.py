@@ -496,12 +496,14 @@ class SSHEngine(Engine):
             node.is_suspected = False
             try:
                 for wire_id, kind, seconds, body in wire.read_records(payload):
-                    if kind == wire.RECORD_LONG:
-                        if wire_id in on_way:
+                    if kind in (wire.RECORD_LONG, wire.RECORD_COMING):
+                        if wire_id in on_way and not link.is_fetching(f"r{wire_id}"):
                             self._fetch(node, wire_id, seconds, body)
                         continue
                     entry = on_way.pop(wire_id, None)
                     if entry is not None:
+                        if link.fetches:
+                            link.stop_fetching(f"r{wire_id}")
                         found.append((entry, kind, seconds, body))
             except (wire.BadFrame, *_NONSENSE) as error:
                 nonsense = error  # what came before it counts all the same
@@ -596,7 +598,7 @@ class SSHEngine(Engine):
         if node is None:
             return
         with self._lock:
-            fetching = {int(name[1:]) for name in link._fetches}
+            fetching = {int(name[1:]) for name in link.fetches}
             missing = [
                 entry for one, entry in node.on_way.items() if one not in known and one not in fetching
             ]

@@ -32,6 +32,8 @@ LOG_CAP = 1 << 30
 QUEUED_OUT = 512 << 10
 """No further piece of a long value is queued for the client while this much is waiting, bytes."""
 TICK_S = 0.05
+STARVED_S = 0.002
+"""How often a value that is still being written is looked at, seconds."""
 STEAL_AFTER_S = 0.05
 """A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
 MAX_START_FAILURES = 3
@@ -212,6 +214,7 @@ class Agent:
         self.configuration: Optional[Dict[str, Any]] = None
         self.is_ready = False
         self.is_ending = False
+        self.is_starved = False
 
     def _make(self, name: str) -> str:
         path = os.path.join(self.run_directory, name)
@@ -232,7 +235,10 @@ class Agent:
         last_tick = 0.0
         while not self.is_ending:
             busy = any(slot.state in ("busy", "starting") or slot.chunk for slot in self.slots)
-            pause = 0.0 if self.fetches and not self._is_line_full() else TICK_S if busy else 0.5
+            pause = TICK_S if busy else 0.5
+            if self.fetches and not self._is_line_full():
+                pause = STARVED_S if self.is_starved else 0.0
+            self.is_starved = False
             for key, mask in self.selector.select(pause):
                 if isinstance(key.data, Slot):
                     self._on_slot(key.data, key.fileobj, mask)
@@ -439,7 +445,7 @@ class Agent:
         except OSError as error:
             self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
             return
-        total = os.fstat(file.fileno()).st_size
+        total = header.get("total", os.fstat(file.fileno()).st_size)
         self.fetches[name] = (file, header.get("offset", 0), total)
 
     def _serve_fetches(self) -> None:
@@ -447,18 +453,25 @@ class Agent:
         while self.fetches and not self._is_line_full():
             name, (file, offset, total) = self.fetches.popitem(last=False)
             file.seek(offset)
-            piece = file.read(wire.CHUNK)
-            self._say(wire.PIECE, {"name": name, "offset": offset, "total": total}, piece)
-            if offset + len(piece) >= total or not piece:
+            piece = file.read(min(wire.CHUNK, total - offset))
+            if piece or not total:
+                self._say(wire.PIECE, {"name": name, "offset": offset, "total": total}, piece)
+            if offset + len(piece) >= total:
                 file.close()
-            else:
-                self.fetches[name] = (file, offset + len(piece), total)
+                continue
+            self.fetches[name] = (file, offset + len(piece), total)
+            if not piece:  # all that has been written so far is sent
+                self.is_starved = True
+                return
 
     def _is_line_full(self) -> bool:
         return self.client is None or self.client.out_size >= QUEUED_OUT
 
     def _on_drop(self, header: Dict[str, Any]) -> None:
         for name in header.get("names", ()):
+            file, _, _ = self.fetches.pop(name, (None, 0, 0))
+            if file is not None:
+                file.close()
             _unlink(os.path.join(self.spool, os.path.basename(name)))
         for digest in header.get("digests", ()):
             self.have.discard(digest)
@@ -666,7 +679,8 @@ class Agent:
                 continue
             pieces.append(wire.RECORD.pack(len(body), task, kind, seconds))
             pieces.append(body)
-            self._end_of_output(task)
+            if kind != wire.RECORD_COMING:
+                self._end_of_output(task)
             slot.tail = b""  # the last words kept are those of the task that runs
         if pieces:
             self._results(b"".join(pieces))

@@ -170,7 +170,7 @@ class Link:
         self._unacknowledged = 0
         self._settings: WorkerSettings | None = None
         self._sent: OrderedDict[str, int] = OrderedDict()
-        self._fetches: dict[str, _Fetch] = {}
+        self.fetches: dict[str, _Fetch] = {}
         self._bulk: deque[Blob] = deque()
         self._bulk_wanted = threading.Condition()
         self._bulk_thread: threading.Thread | None = None
@@ -394,8 +394,16 @@ class Link:
 
     def fetch(self, name: str, total: int, done: Callable[[memoryview], None]) -> None:
         """Brings a long value; `done` gets its bytes, in memory of its own, from the reader thread."""
-        self._fetches[name] = _Fetch(total, done)
-        self.send(wire.FETCH, {"name": name, "offset": 0})
+        self.fetches[name] = _Fetch(total, done)
+        self.send(wire.FETCH, {"name": name, "offset": 0, "total": total})
+
+    def is_fetching(self, name: str) -> bool:
+        return name in self.fetches
+
+    def stop_fetching(self, name: str) -> None:
+        """What was to come is not worth having any more."""
+        if self.fetches.pop(name, None) is not None:
+            self.send(wire.DROP, {"names": [name]})
 
     # -- hearing -------------------------------------------------------------------------------------------------
 
@@ -499,7 +507,7 @@ class Link:
             self.is_closed = True
 
     def _on_piece(self, header: dict[str, Any], payload: Any) -> None:
-        fetch = self._fetches.get(header["name"])
+        fetch = self.fetches.get(header["name"])
         if fetch is None:
             return
         if header["total"] != len(fetch.data) or not 0 <= header["offset"] <= len(fetch.data) - len(payload):
@@ -509,7 +517,7 @@ class Link:
         fetch.data[header["offset"] : header["offset"] + len(payload)] = payload
         fetch.filled = header["offset"] + len(payload)
         if fetch.filled == len(fetch.data):
-            del self._fetches[header["name"]]
+            del self.fetches[header["name"]]
             self.send(wire.DROP, {"names": [header["name"]]})
             fetch.done(memoryview(fetch.data))
 
@@ -613,11 +621,11 @@ class Link:
             # Work may be sent only after this: what left earlier would be missing from what the agent says it knows.
             self.listener.on_sync(self, set(self._sync["known"]) if self._sync else set())
             self.is_up = True
-            for name, fetch in list(self._fetches.items()):
-                self.send(wire.FETCH, {"name": name, "offset": fetch.filled})
+            for name, fetch in list(self.fetches.items()):
+                self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": len(fetch.data)})
         else:
             self._seen = 0
-            self._fetches.clear()
+            self.fetches.clear()
             self.listener.on_lost(self, "the agent on it died", final=False)
             try:
                 assert self._settings is not None

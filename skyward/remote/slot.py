@@ -250,7 +250,7 @@ class Slot:
             position += head
             records.append((task, kind, seconds, data[position : position + length]))
             position += length
-            if kind not in (wire.RECORD_OUT, wire.RECORD_ERR):
+            if kind not in (wire.RECORD_OUT, wire.RECORD_ERR, wire.RECORD_COMING):
                 self.finished += 1
         self._partial = data[position:]
         return records

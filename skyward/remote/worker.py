@@ -303,17 +303,20 @@ class Worker:
         if self._result_cap and sum(sizes) > self._result_cap:
             raise ResultTooLarge(f"the result is {sum(sizes)} bytes, over the cap of {self._result_cap}")
         path = os.path.join(self._spool, f"r{task}")
+        body = json.dumps({"form": form, "parts": sizes}).encode()
         try:
             with open(path, "wb", buffering=0) as file:
+                # Told before it is written: the client fetches what is there while the rest is being written.
+                self.channel.write(wire.RECORD.pack(len(body), task, wire.RECORD_COMING, seconds) + body)
+                self.channel.notify(force=True)
                 for part in parts:
                     view = memoryview(part)
                     while view:
-                        view = view[file.write(view) :]
+                        view = view[file.write(view[: 1 << 20]) :]
         except OSError as error:
             if os.path.exists(path):
                 os.unlink(path)
             raise NoRoom(f"the result of {sum(sizes)} bytes does not fit in {self._spool}: {error}") from None
-        body = json.dumps({"form": form, "parts": sizes}).encode()
         self._finish(task, wire.RECORD_LONG, body, seconds)
 
     # -- what came over the wire --
