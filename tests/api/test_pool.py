@@ -803,6 +803,10 @@ def test_work_that_takes_longer_than_the_time_out_is_stopped(
             pool.map(gate.wait, range(3))
         with pytest.raises(sky.GuardError):
             double(1) >> pool
+        deadline = time.monotonic() + 10
+        while cloud.alive:  # machines do not wait for the block to end
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     assert caught.value.exit_code == sky.ExitCode.GUARD
     assert cloud.alive == {}
