@@ -48,8 +48,16 @@ docs: .venv/test
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python docs/generate.py --outputs
 
-bench: .venv/test
-	@$(BIN)/python bench/run.py
+# Peers live in an environment of their own, because they pin hard.
+.venv/peers: .venv/test
+	@$(BIN)/uv venv --quiet .venv/peers-env
+	@$(BIN)/uv pip install --quiet --python .venv/peers-env/bin/python 'ray[default]'
+	@touch $@
+
+bench: .venv/peers
+	@tests/install-sshd
+	@BENCH_PYTHON=.venv/peers-env/bin/python $(BIN)/python bench/tasks.py
+	@$(BIN)/python bench/catalog_query.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

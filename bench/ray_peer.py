@@ -63,4 +63,4 @@ def cold(first: str, second: str) -> float:
 
 if __name__ == "__main__":
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    print({"rate": rate, "cold": cold}[sys.argv[1]](*sys.argv[2:]))
+    print("figure", {"rate": rate, "cold": cold}[sys.argv[1]](*sys.argv[2:]))

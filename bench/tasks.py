@@ -183,10 +183,10 @@ def bulk() -> None:
 def memory() -> None:
     """Peak memory of a client that sends 100 MB, over one that sends nothing, in a process of its own."""
     program = (
-        "import sys, resource; sys.path.insert(0, sys.argv[1]); import tasks, skyward as sky\n"
+        "import os, sys, resource; sys.path.insert(0, sys.argv[1]); import tasks, skyward as sky\n"
         "n = int(sys.argv[2])\n"
         "with tasks.machines(1) as (s, d), tasks.pool_of(s, d) as pool:\n"
-        "    sky.compute(len)(bytes(n)) >> pool\n"
+        "    sky.compute(len)(os.urandom(n)) >> pool\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
 
@@ -246,7 +246,7 @@ def _ray(what: str, *arguments: str) -> str:
     )
     if done.returncode:
         raise SystemExit(f"Ray failed:\n{done.stderr[-2000:]}")
-    return done.stdout.split()[-1]
+    return done.stdout.partition("figure ")[2].split()[0]
 
 
 def main() -> None:
