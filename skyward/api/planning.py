@@ -119,8 +119,8 @@ def owned_offers(asked: Iterable[Source]) -> list[Offer]:
     for source in asked:
         try:
             found = source.ready().offers() if source.is_owned else ()
-        except CredentialsError as problem:
-            problems.append(problem)
+        except CredentialsError as error:
+            problems.append(error)
         else:
             others += 1
             offers += [replace(offer, is_owned=True) for offer in found]
