@@ -345,6 +345,8 @@ class SSHEngine(Engine):
             failed += bad
             if header is None:
                 continue
+            if self.context.wants(TaskStarted):
+                self._tell_started(node, entries)
             headers.append(header)
             payloads.append(payload)
             size += len(payload)
@@ -353,19 +355,15 @@ class SSHEngine(Engine):
                 headers, payloads, size = [], [], 0
         if headers:
             node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
-        if self.context.wants(TaskStarted):
-            for entries in chunks:
-                for entry in entries:
-                    self.context.emit(
-                        TaskStarted(
-                            task=entry.name,
-                            index=entry.index,
-                            attempt=entry.attempt,
-                            node=node.link.node,
-                            worker=-1,
-                        )
-                    )
         return failed
+
+    def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
+        """Told before they are sent, so that no task ends before it has begun."""
+        number = node.link.node
+        for entry in entries:
+            self.context.emit(
+                TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=number, worker=-1)
+            )
 
     def _encode(
         self, node: _Node, entries: list[_Entry]
