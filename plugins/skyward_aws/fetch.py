@@ -7,6 +7,7 @@ permissions this takes are `PERMISSIONS`.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -100,7 +101,8 @@ class _Catalogue:
     def region_if_it_answers(self, region: str) -> list[Offer]:
         try:
             return self.region(region)
-        except ProviderError:
+        except ProviderError as error:
+            logging.getLogger("skyward_aws").warning("%s is left out: %s", region, error)
             return []
 
     def region(self, region: str) -> list[Offer]:

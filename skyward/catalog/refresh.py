@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from skyward.catalog.store import Catalog
     from skyward.contracts.provider import Provider
     from skyward.model.accelerator_model import Registry
+    from skyward.model.offer import Offer
 
 Progress = Callable[[str, str], None]
+
+TELL_EVERY_S = 2.0
 
 KEPT_SHARE = 0.5
 """A refresh with less than this share of the priced offers before is not believed..."""
@@ -104,10 +107,20 @@ def _refresh_one(
     return publish(
         catalog,
         provider.name,
-        ingest(provider.offers(), provider.name, registry, observed_at, marketplace=stranger),
+        ingest(_counted(provider, progress), provider.name, registry, observed_at, marketplace=stranger),
         observed_at,
         force=force,
     )
+
+
+def _counted(provider: Provider, progress: Progress) -> Iterator[Offer]:
+    """The provider's offers, telling how many have come while it takes long."""
+    told = time.monotonic()
+    for count, offer in enumerate(provider.offers(), start=1):
+        if time.monotonic() - told > TELL_EVERY_S:
+            told = time.monotonic()
+            progress(provider.name, f"{count} offers so far")
+        yield offer
 
 
 def publish(

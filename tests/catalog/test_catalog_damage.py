@@ -108,6 +108,17 @@ def test_a_damaged_manifest_is_refused_by_name(home: Path, how: str) -> None:
     assert str(path) in warnings[0]
 
 
+def test_a_manifest_that_was_edited_is_refused(home: Path) -> None:
+    """Or an old refresh could be made to look new."""
+    path = live(home) / files.CURRENT
+    path.write_text(path.read_text().replace("2026.11.11", "2026.11.21"))
+
+    price, _, warnings = answer(home)
+
+    assert price == OLDER
+    assert "was changed after it was written" in warnings[0]
+
+
 def test_with_every_refresh_damaged_the_bundled_prices_speak_with_their_own_date(home: Path) -> None:
     for path in live(home).glob("*.parquet"):
         path.write_bytes(b"gone")

@@ -250,6 +250,13 @@ def test_a_home_with_odd_characters_is_read_to_the_letter(tmp_path: Path) -> Non
         assert not catalog.warnings
 
 
+def test_a_name_with_a_star_means_itself_and_not_its_neighbours(tmp_path: Path, places: Places) -> None:
+    bundle([offer(instance_type="neighbour")], tmp_path / "prices")
+
+    with Catalog(places, bundle([offer(instance_type="own")], tmp_path / "pri*es")) as catalog:
+        assert catalog.rows(OfferQuery()).column("instance_type") == ["own"]
+
+
 def test_verify_reads_every_file(make_catalog: MakeCatalog, places: Places) -> None:
     catalog = make_catalog(offer())
     refresh(catalog, offer(usd_per_hour=0.25, observed_at=TODAY))

@@ -275,6 +275,15 @@ def test_progress_is_told_provider_by_provider(refresh: Refresh) -> None:
     assert told[3][1].startswith("failed: other: the plugin failed: ValueError")
 
 
+def test_a_long_refresh_is_told_while_it_lasts(refresh: Refresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyward.catalog.refresh.TELL_EVERY_S", -1.0)
+    told: list[str] = []
+
+    refresh(Shop(*many(3)), progress=lambda name, message: told.append(message))
+
+    assert told[1:4] == ["1 offers so far", "2 offers so far", "3 offers so far"]
+
+
 def test_a_refresh_leaves_nothing_but_two_good_generations(refresh: Refresh) -> None:
     _, catalog = refresh(Shop(now(usd_per_hour=0.21)))
     for price in (0.22, 0.23, 0.24):

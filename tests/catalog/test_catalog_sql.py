@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from catalog_rows import bundle, offer
 
@@ -98,6 +99,7 @@ REACHES = [
     "SELECT * FROM duckdb_secrets()",
     "SELECT getenv('HOME')",
     "SELECT * FROM secret",
+    "SELECT * FROM table_of_secrets",
 ]
 
 
@@ -107,12 +109,14 @@ def test_no_file_no_network_and_no_variable_can_be_reached(
 ) -> None:
     file = tmp_path / "secret.csv"
     file.write_text("a\nswordfish\n")
-    secret = "swordfish"  # a variable of this name in the caller's frame must not be found either
+    secret = "swordfish"
+    table_of_secrets = pa.table({"a": [secret]})  # DuckDB would find it by name in the caller's frame
 
     with pytest.raises(QueryError) as refused:
         catalog.sql(text.format(file=file, directory=tmp_path, snapshot=catalog.bundled / "offers.parquet"))
 
     assert secret not in str(refused.value)
+    assert table_of_secrets.num_rows == 1
 
 
 @pytest.mark.parametrize("text", ["", ";", "-- nothing", "SELECT 1; SELECT 2", "SELECT 1; DROP TABLE offers"])

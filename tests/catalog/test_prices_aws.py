@@ -132,6 +132,7 @@ BULK = """"FormatVersion","v1.0"
 "SKU","TermType","PriceDescription","Unit","PricePerUnit","Currency","Location","Region Code","Instance Type","Tenancy","Operating System","CapacityStatus","Pre Installed S/W","MarketOption"
 "A","OnDemand","$0.1008 per On Demand Linux m7i.large","Hrs","0.1008000000","USD","US East","us-east-1","m7i.large","Shared","Linux","Used","NA","OnDemand"
 "B","OnDemand","$0.00 per Reservation Linux m7i.large","Hrs","0.0000000000","USD","US East","us-east-1","m7i.large","Shared","Linux","AllocatedCapacityReservation","NA","OnDemand"
+"K","OnDemand","$0.1111 per Unused Reservation Linux m7i.large","Hrs","0.1111000000","USD","US East","us-east-1","m7i.large","Shared","Linux","UnusedCapacityReservation","NA","OnDemand"
 "C","OnDemand","Windows","Hrs","0.1928000000","USD","US East","us-east-1","m7i.large","Shared","Windows","Used","NA","OnDemand"
 "D","OnDemand","SQL","Hrs","0.5000000000","USD","US East","us-east-1","m7i.large","Shared","Linux","Used","SQL Std","OnDemand"
 "E","OnDemand","Dedicated","Hrs","0.1109000000","USD","US East","us-east-1","m7i.large","Dedicated","Linux","Used","NA","OnDemand"
@@ -375,13 +376,14 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("credentials")
-def test_unmodified_boto3_fetches_every_region_that_answers() -> None:
+def test_unmodified_boto3_fetches_every_region_that_answers(caplog: pytest.LogCaptureFixture) -> None:
     aws = FakeAWS()
     aws.silent_regions = {"eu-central-1"}
     with running(aws) as url:
         offers = list(fetch(client_for(url), "us-east-1", regions=("us-east-1", "eu-west-1", "eu-central-1")))
 
     assert {o.region for o in offers} == {"us-east-1", "eu-west-1"}
+    assert "eu-central-1 is left out" in caplog.text
     home = [o for o in offers if o.region == "us-east-1"]
     prices = {(o.instance_type, o.pricing, o.zone): o.usd_per_hour for o in home}
     assert prices["m5.large", "on-demand", None] == 0.096
