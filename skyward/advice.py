@@ -274,7 +274,8 @@ def _relaxed(plan: Plan, easing: _Easing, registry: Registry | None) -> Relaxati
     fresh = [offer for offer in eased.ranked if id(offer) not in known]
     if "accelerator" in easing.constraints:
         fresh = _akin(fresh, plan.requirements, registry or default_registry())
-    if not fresh or not _is_better(plan, eased.rate(fresh[0])):
+    fresh = [offer for offer in fresh if _is_better(plan, eased.rate(offer))]
+    if not fresh:
         return None
     short_by = {id(refusal.offer): refusal.short_by or 0.0 for refusal in candidates}
     nearest = min(fresh, key=lambda offer: short_by[id(offer)])  # ties: the cheapest comes first

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skyward.model.offer import Offer
 
 PER_WISH = 300
-"""Near misses kept per wish: the nearest, and of those the cheapest."""
+"""Near misses kept per wish: so many of the nearest, and so many of the cheapest."""
 
 _DISTANCE = {
     "cpu": "vcpus",
@@ -74,16 +74,17 @@ def _count_sql(wishes: Sequence[Clause]) -> str:
 
 def _near_sql(wishes: Sequence[Clause], akin: Sequence[str]) -> str:
     misses = " + ".join(f"({fails})::INTEGER" for fails in _together(wishes)) or "0"
-    keys = ", ".join(f"{name} NULLS LAST" for name in KEY_COLUMNS)
+    cheap = ", ".join(f"{name} NULLS LAST" for name in ("usd_per_hour", *KEY_COLUMNS))
     return (
         f"WITH judged AS (\n"
         f"  SELECT *, {_first_failed(wishes)} AS failed, {misses} AS misses, {_distance(wishes)} AS distance\n"
         f"  FROM offers\n)\n"
         f"SELECT {', '.join(OFFER_COLUMNS)}, failed\nFROM judged\n"
         f"WHERE misses = 0 OR (misses = 1 AND {_is_akin(wishes, akin)})\n"
-        f"QUALIFY misses = 0 OR row_number() OVER (\n"
-        f"  PARTITION BY failed ORDER BY distance, usd_per_hour NULLS LAST, {keys}) <= {PER_WISH}\n"
-        f"ORDER BY usd_per_hour NULLS LAST, {keys}"
+        f"QUALIFY misses = 0\n"
+        f"  OR row_number() OVER (PARTITION BY failed ORDER BY distance, {cheap}) <= {PER_WISH}\n"
+        f"  OR row_number() OVER (PARTITION BY failed ORDER BY {cheap}) <= {PER_WISH}\n"
+        f"ORDER BY {cheap}"
     )
 
 

@@ -33,6 +33,10 @@ class Plan:
     refused: tuple[Refusal, ...] = ()
     unlisted: Mapping[str, int] = field(default_factory=dict)
     """Offers that were only counted, by the first constraint they fail: nothing near what was asked for."""
+    _sold: dict[tuple[tuple[str, str, str], bool], Offer] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The best ranked offer of each machine and market; filled when first asked for."""
 
     @property
     def considered(self) -> int:
@@ -77,10 +81,10 @@ class Plan:
 
     def counterpart(self, offer: Offer) -> Offer | None:
         """The same machine in the same region, paid for the other way: what the missing part falls back to."""
-        for other in self.ranked:
-            if same_machine(other, offer) and is_interruptible(other) != is_interruptible(offer):
-                return other
-        return None
+        if not self._sold and self.ranked:
+            for ranked in reversed(self.ranked):  # so that the best one is the one that stays
+                self._sold[_machine(ranked), is_interruptible(ranked)] = ranked
+        return self._sold.get((_machine(offer), not is_interruptible(offer)))
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per offer, the best first: its `rank` and `status`, why it was refused, and what it is."""
@@ -155,13 +159,9 @@ def is_interruptible(offer: Offer) -> bool:
     return offer.pricing in ("spot", "interruptible")
 
 
-def same_machine(one: Offer, other: Offer) -> bool:
-    """Whether two offers differ only in how, where in the region, and for how much they are sold."""
-    return (one.provider, one.region, one.instance_type) == (
-        other.provider,
-        other.region,
-        other.instance_type,
-    )
+def _machine(offer: Offer) -> tuple[str, str, str]:
+    """What two offers share that differ only in how, where in the region, and for how much they are sold."""
+    return (offer.provider, offer.region, offer.instance_type)
 
 
 def spot_nodes(allocation: str | float, nodes: int) -> int | None:

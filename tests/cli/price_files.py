@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+
+class Answered(Protocol):
+    """What one command line gave; the `invoke` fixture makes them."""
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def out(self) -> str: ...
+    @property
+    def err(self) -> str: ...
+
+
+Invoke = Callable[..., Answered]
 
 ACME = """\
 region,zone,instance_type,pricing,usd_per_hour,vcpus,memory_gib,disk_gb,architecture,accelerator,accelerator_count,\
@@ -32,8 +48,3 @@ def write_market(home: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "acme.csv").write_text(ACME)
     (directory / "bolt.csv").write_text(BOLT)
-
-
-def ours(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Only the rows of the small market."""
-    return [row for row in rows if row["provider"] in ("acme", "bolt")]

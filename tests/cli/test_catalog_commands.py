@@ -10,8 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Answered, Invoke
-from price_files import write_market
+from price_files import Answered, Invoke, write_market
 
 import skyward
 

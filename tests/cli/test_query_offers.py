@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Answered, Invoke
-from price_files import write_market
+from price_files import Answered, Invoke, write_market
 
 MARKET = ("--provider", "acme", "--provider", "bolt")
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from market import ACCELERATORS, MEMORY, REGIONS, offer, requirements
 
 from skyward.advice import funnel, relaxations
+from skyward.api import misses
 from skyward.api.prices import plan_from_catalog
 from skyward.catalog.store import Catalog
 from skyward.errors import QueryError, StalePricesError
@@ -66,14 +67,22 @@ def plugins() -> Plugins:
     return Plugins().load(environ={"SKYWARD_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 
+@pytest.fixture(scope="module")
+def all_of_them() -> Iterator[None]:
+    """No near miss is left out for being one too many."""
+    before, misses.PER_WISH = misses.PER_WISH, 10_000
+    yield
+    misses.PER_WISH = before
+
+
 def plan_of(catalog: Catalog, plugins: Plugins, wants: Requirements, **how: Any) -> Plan:
     return plan_from_catalog(wants, "cheapest", plugins=plugins, catalog=catalog, **how)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wants=requirements())
 def test_near_misses_rank_count_and_advise_like_everything(
-    catalog: Catalog, plugins: Plugins, wants: Requirements
+    catalog: Catalog, plugins: Plugins, all_of_them: None, wants: Requirements
 ) -> None:
     wants = replace(wants, machine=None, zones=())
     full = plan_of(catalog, plugins, wants, everything=True)
@@ -93,6 +102,19 @@ def test_most_of_the_catalog_is_only_counted(catalog: Catalog, plugins: Plugins)
 
     assert plan.unlisted["accelerator"] > len(plan.refused)
     assert all(r.offer.accelerator == "L4" for r in plan.refused if r.constraint != "accelerator")
+
+
+def test_near_misses_are_the_nearest_and_the_cheapest(
+    catalog: Catalog, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(misses, "PER_WISH", 3)
+
+    plan = plan_of(catalog, plugins, Requirements(cpu=Range(128)), explain=True)
+    full = plan_of(catalog, plugins, Requirements(cpu=Range(128)), everything=True)
+
+    assert 3 <= len(plan.refused) <= 6
+    assert plan.unlisted == {"cpu": plan.considered - len(plan.refused)}
+    assert [str(r) for r in relaxations(plan)] == [str(r) for r in relaxations(full)]
 
 
 def test_when_nothing_fits_the_quick_plan_explains_itself(catalog: Catalog, plugins: Plugins) -> None:

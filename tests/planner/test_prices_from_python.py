@@ -108,7 +108,9 @@ def test_a_plan_of_several_providers_ranks_by_the_selection(market: None) -> Non
 
 
 def test_a_region_in_a_providers_own_value_binds_that_provider(market: None) -> None:
-    plan = sky.plan(provider=[sky.AWS(region="us-east-1"), "verda"], accelerator="H100", allocation="on-demand")
+    plan = sky.plan(
+        provider=[sky.AWS(region="us-east-1"), "verda"], accelerator="H100", allocation="on-demand"
+    )
 
     assert {o.region for o in plan.ranked} == {"us-east-1", "FIN-01", "FIN-02"}
     assert sky.plan(provider=sky.AWS(region="eu-west-1"), accelerator="H100").chosen is None
