@@ -215,7 +215,8 @@ class _lines:
             raise ProviderError(f"aws: the price file {url} answered {self._reply.status}", provider="aws")
 
     def __enter__(self) -> Iterator[str]:
-        self._reply.auto_close = False  # or it is closed under the wrapper when its last byte was read
+        # Or it is closed under the wrapper as soon as its last byte was read.
+        self._reply.auto_close = False  # type: ignore[attr-defined]
         return io.TextIOWrapper(self._reply, encoding="utf-8", newline="")  # type: ignore[type-var]
 
     def __exit__(self, *_: object) -> None:

@@ -172,13 +172,11 @@ def test_our_replies_and_the_official_example_have_the_shape_of_the_official_des
         pytest.skip(
             f"SKIPPED LOUDLY: {SPEC.name} is not beside this checkout; DigitalOcean's replies are unverified here"
         )
-    import yaml
-    from jsonschema import Draft202012Validator
-
+    yaml, validators = pytest.importorskip("yaml"), pytest.importorskip("jsonschema")
     document = yaml.load(SPEC.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     content = document["components"]["responses"]["all_sizes"]["content"]["application/json"]
     schema = {**content["schema"], "components": document["components"]}
-    check = Draft202012Validator(schema).validate
+    check = validators.Draft202012Validator(schema).validate
     for page in (1, 2):
         request = Request("GET", "/v2/sizes", {"page": [str(page)]}, {"authorization": "Bearer good"}, b"")
         check(pages(4, 2)(request).body)

@@ -26,7 +26,6 @@ with open_catalog() as catalog:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built and unpacked where nothing else of this checkout is."""
-    pytest.importorskip("hatchling")
     built = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)],
