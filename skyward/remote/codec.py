@@ -14,8 +14,8 @@ import pickle
 import struct
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -31,6 +31,7 @@ from skyward.errors import (
 from skyward.remote import wire
 
 INLINE = wire.INLINE
+SAMPLE = 4096
 LONG = 4 << 20
 """From here on computing a digest takes long enough to be worth doing beside the transfer, bytes."""
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
@@ -38,20 +39,31 @@ _CONSTANT = _ATOMS | {ModuleType, BuiltinFunctionType}
 
 
 class Blob:
-    """A long value under a name that equal bytes share. `data` is a view of the caller's own memory where possible.
+    """A long value under a name that equal bytes share.
 
-    The name is the SHA-256 of the bytes. A very long value whose length was never seen before cannot have been sent
-    already, so it goes out under a name of chance while its digest is still being computed; the two are then kept
-    together, and equal bytes get the name the first ones travelled under.
+    `data` is a view of the caller's own memory where that cannot change, else a copy: it is sent later, by another
+    thread, and must still be what it was named for.
+
+    The name is the SHA-256 of the bytes. A very long value that is unlike all before it (another length, other
+    samples) cannot have been sent already, so it goes out at once, under a name of chance; `settle` computes its
+    digest afterwards, and equal bytes then get the name the first ones travelled under.
     """
 
-    __slots__ = ("data", "digest", "size")
+    __slots__ = ("__weakref__", "data", "digest", "size")
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, digest: str | None = None) -> None:
         view = memoryview(data)
-        self.data = view if view.ndim == 1 and view.format == "B" else view.cast("B")
+        view = view if view.ndim == 1 and view.format == "B" else view.cast("B")
+        self.data = view if type(view.obj) is bytes else memoryview(bytes(view))
         self.size = self.data.nbytes
-        self.digest = hashlib.sha256(self.data).hexdigest() if self.size < LONG else _names.name(self.data)
+        if digest is None:
+            digest = hashlib.sha256(self.data).hexdigest() if self.size < LONG else _names.name(self)
+        self.digest = digest
+
+    def settle(self) -> None:
+        """Computes what is still to be computed; for a moment when nobody waits."""
+        if self.size >= LONG:
+            _names.settle(self)
 
 
 class EncodedCall:
@@ -65,38 +77,70 @@ class EncodedCall:
         self.blobs = blobs
 
 
+class _Named:
+    """One very long value: its name, and its digest or the blob to compute it from."""
+
+    __slots__ = ("blob", "digest", "name")
+
+    def __init__(self, blob: Blob, name: str, digest: str | None = None) -> None:
+        self.blob = weakref.ref(blob)
+        self.name = name
+        self.digest = digest
+
+    def compare(self, digest: str) -> bool:
+        blob = self.blob()
+        if self.digest is None and blob is not None:
+            self.digest = hashlib.sha256(blob.data).hexdigest()
+        return self.digest == digest
+
+
 class _Names:
-    """What very long values are called; safe for threads."""
+    """What very long values are called; safe for threads.
+
+    Values of one length whose samples differ are different, which is known without reading all of them.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int, list[tuple[Future[str], str]]] = {}
+        self._known: dict[tuple[int, bytes], list[_Named]] = {}
         self._lock = threading.Lock()
 
-    def name(self, data: memoryview) -> str:
-        size = data.nbytes
+    def name(self, blob: Blob) -> str:
+        key = blob.size, _sample(blob.data)
         with self._lock:
-            known = self._known.setdefault(size, [])
+            known = self._known.setdefault(key, [])
+            known[:] = [one for one in known if one.digest is not None or one.blob() is not None]
             if not known:
-                digest: Future[str] = Future()
-                name = os.urandom(32).hex()
-                known.append((digest, name))
-                threading.Thread(
-                    target=_digest_into, args=(digest, data), name="skyward-digest", daemon=True
-                ).start()
-                return name
-        mine = hashlib.sha256(data).hexdigest()
+                named = _Named(blob, os.urandom(32).hex())
+                known.append(named)
+                return named.name
+        mine = hashlib.sha256(blob.data).hexdigest()
         with self._lock:
-            for digest, name in known:
-                if digest.result() == mine:
-                    return name
-            done: Future[str] = Future()
-            done.set_result(mine)
-            known.append((done, mine))
+            for named in known:
+                if named.compare(mine):
+                    return named.name
+            known.append(_Named(blob, mine, mine))
         return mine
 
+    def settle(self, blob: Blob) -> None:
+        with self._lock:
+            mine = [
+                one
+                for known in self._known.values()
+                for one in known
+                if one.digest is None and one.blob() is blob
+            ]
+        for named in mine:
+            named.digest = hashlib.sha256(blob.data).hexdigest()
 
-def _digest_into(digest: Future[str], data: memoryview) -> None:
-    digest.set_result(hashlib.sha256(data).hexdigest())
+
+def _sample(data: memoryview) -> bytes:
+    """A digest of 64 pieces, the first and the last among them."""
+    step = max(1, (data.nbytes - SAMPLE) // 63)
+    digest = hashlib.sha256()
+    for start in range(0, data.nbytes - SAMPLE + 1, step):
+        digest.update(data[start : start + SAMPLE])
+    digest.update(data[-SAMPLE:])
+    return digest.digest()
 
 
 _names = _Names()

@@ -383,6 +383,7 @@ class Link:
                     return
                 blob = self._bulk.popleft()
             self._send_now(blob)
+            blob.settle()
 
     def _send_now(self, blob: Blob) -> None:
         stream = self._stream
@@ -679,4 +680,4 @@ class _Fetch:
 
 
 def _with_digest(archive: Archive) -> Blob:
-    return Blob(archive.data)
+    return Blob(archive.data, archive.digest)

@@ -152,3 +152,19 @@ def test_relative_import_places_are_inside_the_project_and_survive_chdir() -> No
     assert search_path(places, ["src", ".", "/usr/lib/x"], "/run/project") == [
         "/run/project/src", "/run/project", "/run/runtime", "/usr/lib/x",
     ]  # fmt: skip
+
+
+def test_equal_long_values_get_one_name_and_different_ones_two() -> None:
+    from skyward.remote.codec import LONG, Blob
+
+    data = os.urandom(LONG + 5)
+    first = Blob(data)
+    assert Blob(bytearray(data)).digest == first.digest
+    first.settle()
+    assert Blob(bytes(bytearray(data))).digest == first.digest
+    other = bytearray(data)
+    other[10_000] ^= 1  # between two samples
+    assert Blob(other).digest != first.digest
+    assert Blob(data[:-1]).digest != first.digest
+    del first
+    assert Blob(data).digest == Blob(data).digest

@@ -546,3 +546,15 @@ def test_stopping_leaves_no_process_and_no_file(make_harness: Any, tmp_path: Pat
 def _pid_slowly(i: int) -> int:
     time.sleep(0.1)
     return os.getpid()
+
+
+def test_what_is_changed_after_it_was_handed_over_is_not_changed_on_its_way(local: Any) -> None:
+    data = bytearray(b"a" * (20 << 20))
+    sink, _ = local.start([Task(bytes, (data,))])
+    data[:] = b"b" * len(data)
+    first = sink.wait()[0].result()
+
+    again = local.call(bytes, bytearray(b"b" * (20 << 20))).result()
+
+    assert set(first) == {ord("a")}
+    assert set(again) == {ord("b")}
