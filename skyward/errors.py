@@ -77,7 +77,9 @@ class SkywardError(Exception):
     code: ClassVar[str] = "SKW300"
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
 
-    def __init__(self, message: str, *, facts: Iterable[str] = (), hints: Iterable[str] = (), **values: Any) -> None:
+    def __init__(
+        self, message: str, *, facts: Iterable[str] = (), hints: Iterable[str] = (), **values: Any
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.facts = tuple(facts)
@@ -90,7 +92,13 @@ class SkywardError(Exception):
         return _rebuild, (type(self), self.message, self.facts, self.hints, self.values)
 
 
-def _rebuild(kind: type[SkywardError], message: str, facts: tuple[str, ...], hints: tuple[str, ...], values: dict[str, Any]) -> SkywardError:
+def _rebuild(
+    kind: type[SkywardError],
+    message: str,
+    facts: tuple[str, ...],
+    hints: tuple[str, ...],
+    values: dict[str, Any],
+) -> SkywardError:
     return kind(message, facts=facts, hints=hints, **values)
 
 
