@@ -217,12 +217,11 @@ def _says_something(cells: Sequence[str]) -> bool:
 
 def _total(columns: Sequence[Column], cells: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
     """Width of a table whose columns are cut as far as they may be."""
-    widths = (max(map(len, cells[n])) for n in shown)
-    cut = (
-        width if columns[n].least is None else min(width, columns[n].least)
-        for n, width in zip(shown, widths, strict=True)
-    )  # type: ignore[type-var]
-    return sum(cut) + 2 * (len(shown) - 1)
+    total = 2 * (len(shown) - 1)
+    for n in shown:
+        width, least = max(map(len, cells[n])), columns[n].least
+        total += width if least is None else min(width, least)
+    return total
 
 
 def _squeeze(widths: dict[int, int], columns: Sequence[Column], width: int) -> None:

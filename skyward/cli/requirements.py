@@ -115,13 +115,15 @@ def parse_accelerator(value: Any) -> Accelerator | None:
     from skyward.errors import AcceleratorError
     from skyward.model.accelerator import Accelerator
 
+    found: Accelerator | None
     try:
-        return Accelerator.parse(value)
+        found = Accelerator.parse(value)
     except AcceleratorError:
         from skyward.plugins import get_plugins
 
         get_plugins()  # from now on plugins name accelerators, too
-        return Accelerator.parse(value)
+        found = Accelerator.parse(value)
+    return found
 
 
 def _contradictions(wants: Requirements, given: Mapping[str, Any]) -> Iterable[str]:
