@@ -14,7 +14,7 @@ from skyward.cli.chart import Series, line_chart
 from skyward.cli.render import Answer, Column, devices, format_option, show
 from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
 from skyward.cli.shell import Shell, pass_shell
-from skyward.errors import AcceleratorError, ExitCode, NoOfferError, QueryError
+from skyward.errors import AcceleratorError, ExitCode, NoOfferError, QueryError, UsageError
 from skyward.model.money import format_usd
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ def _no_history(spec: str | None, since: str) -> NoOfferError:
 
 
 def _write(shell: Shell, file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {str(file)!r}: {error.strerror}") from error
     shell.say(f"wrote {file}")
 
 

@@ -261,6 +261,13 @@ def test_a_history_is_drawn_as_a_picture_and_as_a_page(ask: Invoke, tmp_path: Pa
     assert ">z1<" in page
 
 
+def test_a_picture_that_cannot_be_written_is_one_error(ask: Invoke) -> None:
+    answered = ask("history", "H100", "--svg", "/no/such/place/h100.svg", "--since", "365d")
+
+    assert answered.code == 2
+    assert "cannot write '/no/such/place/h100.svg'" in answered.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
