@@ -163,10 +163,10 @@ class SSHServer:
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._wake_helper()
+        self._wake_nsenter()
         self._signal_all(signal.SIGCONT)
 
-    def _wake_helper(self) -> None:
+    def _wake_nsenter(self) -> None:
         """nsenter stops itself when its child is stopped; stopped, it would never collect the dead."""
         if self._sshd is not None and self._sshd.poll() is None:
             os.kill(self._sshd.pid, signal.SIGCONT)
