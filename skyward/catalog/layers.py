@@ -34,14 +34,6 @@ class Layer:
     """None for the user's own files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
-    """What was found, in order of precedence, and what was refused."""
-
-    found: tuple[Layer, ...]
-    warnings: tuple[str, ...] = ()
-
-
 def bundled_directory() -> Path:
     """Where the compiled snapshot lies: in the installed package, or in the checkout it is developed in."""
     here = Path(__file__).resolve()
