@@ -234,7 +234,10 @@ def main() -> None:
     """The console script."""
     open_streams()
     with signals():
-        sys.exit(flush(_complete() if COMPLETE_VARIABLE in os.environ else invoke(sys.argv[1:])))
+        code = flush(_complete() if COMPLETE_VARIABLE in os.environ else invoke(sys.argv[1:]))
+    if "duckdb" in sys.modules and "skyward.api.running" not in sys.modules:
+        os._exit(code)  # a query holds nothing, and taking DuckDB's modules apart costs 15 ms of CPU
+    sys.exit(code)
 
 
 COMPLETE_VARIABLE = "_SKYWARD_COMPLETE"
