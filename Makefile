@@ -51,12 +51,13 @@ docs: .venv/test
 # Peers live in an environment of their own, because they pin hard.
 .venv/peers: .venv/test
 	@$(BIN)/uv venv --quiet .venv/peers-env
-	@$(BIN)/uv pip install --quiet --python .venv/peers-env/bin/python 'ray[default]'
+	@$(BIN)/uv pip install --quiet --python .venv/peers-env/bin/python 'ray[default]' distributed
 	@touch $@
 
 bench: .venv/peers
 	@tests/install-sshd
 	@BENCH_PYTHON=.venv/peers-env/bin/python $(BIN)/python bench/tasks.py
+	@BENCH_PYTHON=.venv/peers-env/bin/python $(BIN)/python bench/faults.py
 	@$(BIN)/python bench/catalog_query.py
 
 clean:
