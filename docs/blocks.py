@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,4 +294,12 @@ def _plain(text: str) -> list[str]:
         for pattern, word in _VARIES:
             line = pattern.sub(word, line)
         lines.append(line.strip())
-    return lines if lines != [""] else []
+    return _without_order(lines) if lines != [""] else []
+
+
+def _without_order(lines: Sequence[str]) -> list[str]:
+    """Lines of nodes that follow each other, sorted: which node is first is nobody's promise."""
+    ordered: list[str] = []
+    for is_node, group in groupby(lines, key=lambda line: re.search(r"(^| )n\d+ \| ", line) is not None):
+        ordered += sorted(group) if is_node else group
+    return ordered
