@@ -301,5 +301,6 @@ def _without_order(lines: Sequence[str]) -> list[str]:
     """Lines of nodes that follow each other, sorted: which node is first is nobody's promise."""
     ordered: list[str] = []
     for is_node, group in groupby(lines, key=lambda line: re.search(r"(^| )n\d+ \| ", line) is not None):
-        ordered += sorted(group) if is_node else group
+        together = list(group)
+        ordered += sorted(together) if is_node else together
     return ordered
