@@ -26,11 +26,11 @@ _MODULES = {
     "skyward.contracts.accelerator": "AcceleratorModel MigProfile",
     "skyward.contracts.engine": "Engine EngineContext Sink",
     "skyward.contracts.hookspecs": "hookimpl",
-    "skyward.contracts.provider": "Capabilities Provider",
+    "skyward.contracts.provider": "Capabilities Finding Provider",
     "skyward.contracts.step": "Step",
     "skyward.contracts.strategy": "Strategy",
     "skyward.errors": """
-        AcceleratorError ArgumentError AuthenticationError BootstrapError CapacityError CatalogError
+        AcceleratorError AmbiguousLaunchError ArgumentError AuthenticationError BootstrapError CapacityError CatalogError
         CleanupError ConfigError ConnectionLost CredentialsError DamagedCatalogError ExitCode GuardError
         HostKeyError HostUnreachable ImplausiblePricesError InstanceDiskFull NoOfferError OutputError
         PluginError ProtocolError ProviderError PythonMismatchError QueryError QuotaError RateLimitError

@@ -40,10 +40,12 @@ from skyward.contracts.engine import EngineContext as EngineContext
 from skyward.contracts.engine import Sink as Sink
 from skyward.contracts.hookspecs import hookimpl as hookimpl
 from skyward.contracts.provider import Capabilities as Capabilities
+from skyward.contracts.provider import Finding as Finding
 from skyward.contracts.provider import Provider as Provider
 from skyward.contracts.step import Step as Step
 from skyward.contracts.strategy import Strategy as Strategy
 from skyward.errors import AcceleratorError as AcceleratorError
+from skyward.errors import AmbiguousLaunchError as AmbiguousLaunchError
 from skyward.errors import ArgumentError as ArgumentError
 from skyward.errors import AuthenticationError as AuthenticationError
 from skyward.errors import BootstrapError as BootstrapError
@@ -126,6 +128,7 @@ __all__ = [
     "AcceleratorError",
     "AcceleratorModel",
     "AcceleratorSpec",
+    "AmbiguousLaunchError",
     "ArgumentError",
     "AuthenticationError",
     "BootstrapError",
@@ -146,6 +149,7 @@ __all__ = [
     "EngineContext",
     "Executor",
     "ExitCode",
+    "Finding",
     "GuardError",
     "HostKeyError",
     "HostUnreachable",

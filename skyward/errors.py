@@ -20,7 +20,8 @@
     │   ├── CredentialsError           none found, or refused
     │   ├── CapacityError              no machine to be had: the next offer is tried
     │   ├── QuotaError                 the account may not: what the quota covers is skipped
-    │   └── RateLimitError             too many calls: wait and repeat
+    │   ├── RateLimitError             too many calls: wait and repeat
+    │   └── AmbiguousLaunchError       a launch was asked for and the answer never came
     ├── TransportError             the way to a machine (exit 4)
     │   ├── HostUnreachable            no answer, refused, or silent in the handshake
     │   ├── HostKeyError               the machine is not the one we know
@@ -162,6 +163,13 @@ class QuotaError(ProviderError):
 
 class RateLimitError(ProviderError):
     code = "SKW204"
+
+
+class AmbiguousLaunchError(ProviderError):
+    """Machines may run that nobody has told us of. Repeating the same request with the same token, or listing the
+    pool's machines, shows them. Any other error of a launch says that it launched nothing."""
+
+    code = "SKW205"
 
 
 class CatalogError(SkywardError):

@@ -145,6 +145,13 @@ PAGES = _pages(
         "Wait a minute. If something else uses the same account heavily, the limit is shared with it.",
     ),
     (
+        "SKW205",
+        "nobody knows whether machines were launched",
+        "A launch was asked for and the answer never came, however often the same request was repeated. What carries the "
+        "pool's tags was looked for and is ended.",
+        "`skyward ps` shows what runs. If the network is down it is asked again as soon as any command of Skyward runs.",
+    ),
+    (
         "SKW210",
         "no offer fits",
         "Nothing on sale satisfies all requirements at once. The causes say how many offers each constraint left over, and how "

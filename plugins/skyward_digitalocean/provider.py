@@ -58,7 +58,7 @@ class DigitalOceanProvider(Provider):
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         raise self._cannot("launch machines")
 
-    def instances(self, pool: str) -> Sequence[Instance]:
+    def instances(self, pool: str | None) -> Sequence[Instance]:
         raise self._cannot("list machines")
 
     def terminate(self, ids: Iterable[str]) -> None:

@@ -44,10 +44,10 @@ class LocalProvider(Provider):
                 _held.setdefault(id, (request.pool, self._instance(id, request)))
             return [_held[id][1] for id in ids]
 
-    def instances(self, pool: str) -> Sequence[Instance]:
-        """The nodes this process holds for a pool; they are gone with the process."""
+    def instances(self, pool: str | None) -> Sequence[Instance]:
+        """The nodes this process holds for a pool, or for any; they are gone with the process."""
         with _lock:
-            return [instance for owner, instance in _held.values() if owner == pool]
+            return [instance for owner, instance in _held.values() if pool in (None, owner)]
 
     def terminate(self, ids: Iterable[str]) -> None:
         with _lock:

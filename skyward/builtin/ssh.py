@@ -116,10 +116,10 @@ class SSHProvider(Provider):
                 self._held[id] = index, request.pool, self._instance(id, index, request)
             return [self._held[id][2] for id in ids]
 
-    def instances(self, pool: str) -> Sequence[Instance]:
-        """The hosts this provider has handed out to a pool."""
+    def instances(self, pool: str | None) -> Sequence[Instance]:
+        """The hosts this provider has handed out to a pool, or to any."""
         with self._lock:
-            return [instance for _, owner, instance in self._held.values() if owner == pool]
+            return [instance for _, owner, instance in self._held.values() if pool in (None, owner)]
 
     def terminate(self, ids: Iterable[str]) -> None:
         """The hosts are free again; nothing is done to them."""

@@ -28,6 +28,17 @@ class Capabilities:
     """Whether results may be unpickled without an allow-list; False on marketplaces."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at to see whether machines can be rented."""
+
+    subject: str
+    is_ok: bool | None
+    """None where nobody can say."""
+    detail: str = ""
+    hints: tuple[str, ...] = ()
+
+
 class Provider(ABC):
     """One source of machines.
 
@@ -63,11 +74,16 @@ class Provider(ABC):
         Raises:
             CapacityError: no machine of this offer is to be had.
             QuotaError: the account may not have it.
+            AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing.
         """
 
     @abstractmethod
-    def instances(self, pool: str) -> Sequence[Instance]:
-        """The machines of one pool, as the cloud sees them now; every page."""
+    def instances(self, pool: str | None) -> Sequence[Instance]:
+        """The machines of one pool, as the cloud sees them now; every page.
+
+        None asks for every machine of the account that carries our tag, whichever pool it belongs to. Ended ones may
+        be listed or missing.
+        """
 
     @abstractmethod
     def terminate(self, ids: Iterable[str]) -> None:
@@ -76,3 +92,11 @@ class Provider(ABC):
     @abstractmethod
     def connect(self, instance: Instance) -> Endpoint:
         """How to reach an instance."""
+
+    def release(self, pool: str) -> None:  # noqa: B027 - most clouds have nothing to release
+        """Deletes what a pool made besides its machines (firewall rules, keys, templates, disks). May be repeated;
+        called when its machines are gone, perhaps by another process than the one that launched them."""
+
+    def check(self) -> Iterable[Finding]:
+        """What stands in the way of renting here, found out without renting: permissions, quota, region."""
+        return ()

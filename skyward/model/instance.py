@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from skyward.errors import UsageError
 from skyward.model.offer import Offer
+from skyward.model.volume import S3Volume, Volume
 
 
 class InstanceState(StrEnum):
@@ -36,6 +37,8 @@ class Instance:
     tags: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
     """Why it is in this state, where the provider says."""
+    details: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What preparing or ending this machine needs to know (its disks, and where they belong); plain data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,4 +123,11 @@ class LaunchRequest:
     token: str
     tags: dict[str, str] = field(default_factory=dict)
     public_key: str = ""
+    """Of the pool's own client key, one OpenSSH line."""
     user_data: str = ""
+    """Plain text that the machine runs when it boots; the provider encodes it."""
+    alternatives: tuple[Offer, ...] = ()
+    """The same machine in other zones of the region, in the order of the plan; any of them will do as well."""
+    volumes: tuple[Volume | S3Volume, ...] = ()
+    lifetime_s: float | None = None
+    """After how many seconds the machine ends itself; None is never."""
