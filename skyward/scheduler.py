@@ -124,7 +124,16 @@ class _Entry:
 class _Node:
     """What the scheduler keeps of a link."""
 
-    __slots__ = ("is_full", "is_suspected", "link", "on_way", "recalled_at", "slots", "workers")
+    __slots__ = (
+        "is_draining",
+        "is_full",
+        "is_suspected",
+        "link",
+        "on_way",
+        "recalled_at",
+        "slots",
+        "workers",
+    )
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -133,11 +142,13 @@ class _Node:
         self.on_way: dict[int, _Entry] = {}
         self.is_suspected = False
         self.is_full = False
+        self.is_draining = False
         self.recalled_at = 0.0
 
     @property
     def is_usable(self) -> bool:
-        return self.link.is_up and not self.is_suspected and not self.is_full and self.slots > 0
+        is_held_back = self.is_suspected or self.is_full or self.is_draining
+        return self.link.is_up and not is_held_back and self.slots > 0
 
     @property
     def load(self) -> float:
@@ -204,6 +215,18 @@ class SSHEngine(Engine):
         self._move_on()
         return group
 
+    def drain(self, node: Link) -> None:
+        """A node gets nothing new; what it has not started moves to others, what runs there may end."""
+        with self._lock:
+            found = self._by_link.get(node)
+            if found is None or found.is_draining:
+                return
+            found.is_draining = True
+            count = len(found.on_way)
+        if count:
+            node.send(wire.RECALL, {"count": count})
+        self._move_on()
+
     def cancel(self, ticket: object, *, running: bool = False) -> None:
         """Reports what has not started as cancelled, and kills what runs if `running`."""
         assert isinstance(ticket, _Group)
@@ -241,11 +264,18 @@ class SSHEngine(Engine):
 
     @property
     def workers(self) -> int:
-        return sum(node.workers for node in self._nodes)
+        return sum(workers for _, workers in self._ranks())
 
     @property
     def slots(self) -> int:
-        return sum(node.slots for node in self._nodes)
+        return sum(node.slots for node in self._nodes if not node.is_draining)
+
+    def _ranks(self) -> list[tuple[int, int]]:
+        """(node number, workers) in the order of ranks. While a node is being replaced two links have its number."""
+        counts: dict[int, int] = {}
+        for node in list(self._nodes):
+            counts[node.link.node] = max(node.workers, counts.get(node.link.node, 0))
+        return sorted(counts.items())
 
     # -- sending work --------------------------------------------------------------------------------------------
 
@@ -283,13 +313,16 @@ class SSHEngine(Engine):
         return list(chosen.values())
 
     def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
+        if not any(self._pinned.values()):
+            return
         first = 0
-        for node in self._nodes:
-            for local in range(node.workers):
-                queue = self._pinned.get(first + local)
-                while queue and node.is_usable:
+        for number, workers in self._ranks():
+            node = next((one for one in self._nodes if one.link.node == number and one.is_usable), None)
+            for rank in range(first, first + workers if node else first):
+                queue = self._pinned.get(rank)
+                while queue and node is not None:
                     self._assign(chosen, node, [queue.popleft()])
-            first += node.workers
+            first += workers
 
     def _assign(
         self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]
@@ -448,10 +481,10 @@ class SSHEngine(Engine):
 
     def _local_worker(self, rank: int) -> int:
         first = 0
-        for node in self._nodes:
-            if rank < first + node.workers:
+        for _, workers in self._ranks():
+            if rank < first + workers:
                 return rank - first
-            first += node.workers
+            first += workers
         return 0
 
     def _forget(self, node: _Node, entries: Iterable[_Entry]) -> list[_Entry]:
@@ -624,7 +657,11 @@ class SSHEngine(Engine):
         if node is None:
             return
         with self._lock:
-            others = [one for one in self._nodes if one is not node and not one.link.is_closed]
+            others = [
+                one
+                for one in self._nodes
+                if one is not node and not one.link.is_closed and not one.is_draining
+            ]
             move = final or bool(others) or "agent on it died" in reason
             entries = list(node.on_way.values()) if move else []
             if move:

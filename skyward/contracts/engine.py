@@ -70,6 +70,9 @@ class Engine(ABC):
     def cancel(self, ticket: object, *, running: bool = False) -> None:
         """What has not started is reported as cancelled; with `running`, what runs is killed too."""
 
+    def drain(self, node: Any) -> None:  # noqa: B027 - for engines whose nodes cannot be taken away
+        """A node is about to go: it gets no new task, what it has not started moves, what runs there may end."""
+
     @abstractmethod
     def stop(self) -> None:
         """Says farewell to every node: workers end, the agent removes its files. Idempotent, bounded."""

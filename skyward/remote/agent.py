@@ -37,6 +37,8 @@ STARVED_S = 0.002
 STEAL_AFTER_S = 0.05
 """A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
 MAX_START_FAILURES = 3
+NOTICE_S = 1.0
+"""How often it is looked whether the cloud has announced the end of this machine, seconds."""
 
 
 # -- the command that SSH runs -------------------------------------------------------------------------------
@@ -215,6 +217,11 @@ class Agent:
         self.is_ready = False
         self.is_ending = False
         self.is_starved = False
+        self.lease: Dict[str, Any] = settings.get("lease") or {}
+        self.heard_at = self.renewed_at = time.monotonic()
+        self.renewals = 0
+        self.notice_at = 0.0
+        self.noticed = b""
 
     def _make(self, name: str) -> str:
         path = os.path.join(self.run_directory, name)
@@ -270,6 +277,7 @@ class Agent:
             return
         self._detach()
         self.client = Client(link, read_fd, write_fd)
+        self.noticed = b""
         self.selector.register(read_fd, selectors.EVENT_READ, self._on_client)
         self._say(wire.HELLO, self._hello())
 
@@ -294,6 +302,7 @@ class Agent:
             if not data:
                 self._detach()
                 return
+            self.heard_at = time.monotonic()
             try:
                 for kind, header, payload in client.decoder.feed(data):
                     self._handle(kind, header, payload)
@@ -608,16 +617,18 @@ class Agent:
         return None, None
 
     def _on_recall(self, count: int) -> None:
-        """Gives unstarted tasks back to the client, from the end of the queue, then from running chunks."""
+        """Gives unstarted tasks back to the client: those that wait for a value, the end of the queue, then running
+        chunks."""
         tasks: List[int] = []
-        for chunk in reversed([one for one in self.queue if one.worker is None]):
-            if len(tasks) >= count:
-                break
-            take = min(count - len(tasks), chunk.high - chunk.low)
-            tasks += chunk.ids[chunk.high - take : chunk.high]
-            chunk.high -= take
-            if chunk.low == chunk.high:
-                self.queue.remove(chunk)
+        for place in (self.waiting, self.queue):
+            for chunk in reversed([one for one in place if one.worker is None]):
+                if len(tasks) >= count:
+                    break
+                take = min(count - len(tasks), chunk.high - chunk.low)
+                tasks += chunk.ids[chunk.high - take : chunk.high]
+                chunk.high -= take
+                if chunk.low == chunk.high:
+                    place.remove(chunk)
         for slot in self.slots:
             if slot.chunk is not None and slot.chunk.worker is None and len(tasks) < count:
                 part = slot.take_back(count - len(tasks))
@@ -759,10 +770,37 @@ class Agent:
             if slot.state == "busy":
                 self._collect(slot)
         self._steal(now)
+        if self.lease and self.heard_at > self.renewed_at + self.lease["every_s"]:
+            self._renew_lease()
+        if self.settings.get("notice") and now - self.notice_at >= NOTICE_S:
+            self.notice_at = now
+            self._look_for_notice(self.settings["notice"])
         if self.client is None and now - self.detached_at > self.linger_s:
             self.is_ending = True
         if not os.path.exists(self.run_directory):
             self.is_ending = True
+
+    def _renew_lease(self) -> None:
+        """Tells the switch that ends this machine that the client has been heard; what counts is that the text changes."""
+        self.renewed_at = self.heard_at
+        self.renewals += 1
+        try:
+            with open(self.lease["path"], "w") as file:
+                file.write("%s %d\n" % (self.identity, self.renewals))
+        except OSError as error:
+            print("lease: %s" % error, file=sys.stderr, flush=True)
+
+    def _look_for_notice(self, path: str) -> None:
+        """Passes on what the cloud has announced for this machine, once to each client."""
+        try:
+            with open(path, "rb") as file:
+                text = file.read(65536)
+            notice = json.loads(text.decode())
+        except (OSError, ValueError):
+            return
+        if self.client is not None and text != self.noticed and isinstance(notice, dict):
+            self.noticed = text
+            self._say(wire.NOTICE, {"what": "interruption", "notice": notice})
 
     def _steal(self, now: float) -> None:
         """Lends unstarted tasks of a slow chunk to idle workers of this instance."""

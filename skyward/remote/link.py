@@ -136,8 +136,16 @@ class Link:
         is_booting: bool = False,
         linger_s: float | None = None,
         lost_s: float = LOST_S,
+        lease_file: str | None = None,
+        lease_s: float | None = None,
+        notice_file: str | None = None,
+        on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
     ) -> None:
-        """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`."""
+        """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
+
+        As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
+        end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the reader thread.
+        """
         self.endpoint = endpoint
         self.node = node
         self.instance = instance
@@ -153,6 +161,11 @@ class Link:
         self.round_trip_s = 0.0
         self._session = f"{session}-n{node}"
         self._emit = on_event or (lambda _: None)
+        self._lease = (
+            {"path": lease_file, "every_s": max(0.2, (lease_s or 10.0) / 10)} if lease_file else None
+        )
+        self._notice_file = notice_file
+        self.on_notice = on_notice
         self._connect = connect
         self._is_booting = is_booting
         self._linger_s = (
@@ -228,8 +241,11 @@ class Link:
         self._failure = None
         stream = self._connection.open(self._command())
         program = agent_program(
-            {"session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s}
-        )
+            {
+                "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
+                "lease": self._lease, "notice": self._notice_file,
+            }
+        )  # fmt: skip
         stream.write(
             program
             + wire.encode(
@@ -548,6 +564,9 @@ class Link:
                 self.listener.on_dead_slot(self, header)
             else:
                 self._fail(error)
+        elif what == "interruption":
+            if self.on_notice is not None:
+                self.on_notice(self, dict(header["notice"]))
         elif what == "cannot-configure":
             self._fail(
                 BootstrapError(f"{self.endpoint}: cannot be configured: {header['error']}", step="files")
@@ -636,6 +655,12 @@ class Link:
                 return
         self.last_heard = time.monotonic()
         self.listener.on_reattached(self, time.monotonic() - started, same_agent=same)
+
+    def give_up(self, reason: str) -> None:
+        """Ends it for good: whatever the node still says is not heard any more, and its work moves."""
+        if not self.is_closed:
+            self.close()
+            self._give_up(reason, final=True)
 
     def _give_up(self, reason: str, *, final: bool) -> None:
         self.is_up = False
