@@ -1,4 +1,4 @@
-"""A TCP proxy that behaves as badly as asked: slow, narrow, silent, lying, cut. Standard library only.
+"""A TCP proxy that behaves as badly as asked: slow, narrow, lossy, silent, lying, cut. Standard library only.
 
 Offsets count the bytes of one connection in one direction. `cut_at`, `corrupt_at` and `stall_at` happen once, on the
 first connection that gets there, so that whoever reconnects finds a healthy network.
@@ -7,6 +7,7 @@ first connection that gets there, so that whoever reconnects finds a healthy net
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import random
 import socket
 import struct
@@ -27,6 +28,11 @@ _CHUNKS_HELD = 256
 _POLL_S = 0.005
 _STOP_S = 5.0
 
+# linux/filter.h: a classic BPF program of four instructions (code, jump if true, jump if false, operand).
+_SO_ATTACH_FILTER = 26
+_LOAD_RANDOM = struct.pack("HBBI", 0x20, 0, 0, 0xFFFFF000 + 56)
+_KEEP, _DROP = struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF), struct.pack("HBBI", 0x06, 0, 0, 0)
+
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
@@ -36,6 +42,8 @@ class Lane:
     jitter_s: float = 0.0
     """At most so much more delay, at random; the order is kept."""
     bytes_per_s: float | None = None
+    loss: float = 0.0
+    """Share of the packets of this side that are lost, so that TCP has to repeat them; of connections made from now on."""
     cut_at: int | None = None
     """After exactly so many bytes both sides get a reset."""
     corrupt_at: int | None = None
@@ -167,6 +175,7 @@ class ChaosProxy:
                 *await asyncio.open_connection(sock=client), *await asyncio.open_connection(*self._target)
             )
             self._links.add(link)
+            link.lose(self.up.loss, self.down.loss)
             await link.run(self.up, self.down)
         except OSError:
             pass
@@ -194,6 +203,12 @@ class _Link:
         pumps = [self._pump(client_reader, server, up), self._pump(server_reader, client, down)]
         with suppress(OSError):
             await asyncio.gather(*pumps)
+
+    def lose(self, *shares: float) -> None:
+        """Makes the kernel drop so large a share of what the client, and of what the server, sends to us."""
+        for (_, writer), share in zip(self._ends, shares, strict=True):
+            if share:
+                _drop_packets(writer.get_extra_info("socket"), share)
 
     def reset(self) -> None:
         for _, writer in self._ends:
@@ -250,6 +265,15 @@ async def _send(writer: asyncio.StreamWriter, data: bytes, lane: Lane) -> None:
     lane.forwarded += len(data)
     if lane.bytes_per_s:
         await asyncio.sleep(len(data) / lane.bytes_per_s)
+
+
+def _drop_packets(sock: Any, share: float) -> None:
+    """The kernel throws away packets that arrive for this socket, at random: real loss, without being root."""
+    is_lost = struct.pack(
+        "HBBI", 0x35, 0, 1, int(share * 0xFFFFFFFF)
+    )  # random number >= share: keep, else drop
+    code = ctypes.create_string_buffer(_LOAD_RANDOM + is_lost + _KEEP + _DROP)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(code)))
 
 
 def _reset(sock: Any) -> None:

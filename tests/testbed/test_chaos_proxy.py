@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -158,6 +159,20 @@ def test_bandwidth_is_bounded(proxy: ChaosProxy) -> None:
         receive(sock, 400_000)
 
     assert 0.3 < time.monotonic() - began < 1.5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="packets are dropped by Linux")
+def test_lost_packets_are_sent_again_and_nothing_is_missing(proxy: ChaosProxy) -> None:
+    proxy.up.loss = 0.25
+    with talk(proxy) as sock:
+        sock.settimeout(20)
+        for number in range(40):  # all of them lucky: once in 100 000 times
+            sock.sendall(bytes([number]))
+            assert receive(sock, 1) == bytes([number])
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+
+    repeated = int.from_bytes(info[100:104], "little")
+    assert repeated > 0
 
 
 def test_a_partition_holds_everything_back_until_it_is_healed(proxy: ChaosProxy) -> None:
