@@ -21,13 +21,15 @@ import struct
 import sys
 import time
 import zipfile
-from typing import Any, Deque, Dict, List, Optional, Set, Tuple
+from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 from skyward.remote import wire
 from skyward.remote.slot import Chunk, Slot
 
 OUTPUT_CAP = 1 << 20
 """How much of one task's output is sent live, bytes; all of it is in the log."""
+ANSWER_EVERY_S = 1.0
+"""How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
 QUEUED_OUT = 512 << 10
 """No further piece of a long value is queued for the client while this much is waiting, bytes."""
@@ -200,6 +202,8 @@ class Agent:
         self.identity = os.urandom(8).hex()
         self.linger_s = float(settings.get("linger_s", 60.0))
         self.listener = listener
+        self.scratch = bytearray(1 << 18)
+        """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
         self.selector = selectors.DefaultSelector()
         self.client: Optional[Client] = None
         self.detached_at = time.monotonic()
@@ -218,7 +222,7 @@ class Agent:
         self.is_ending = False
         self.is_starved = False
         self.lease: Dict[str, Any] = settings.get("lease") or {}
-        self.heard_at = self.renewed_at = time.monotonic()
+        self.heard_at = self.answered_at = self.renewed_at = time.monotonic()
         self.renewals = 0
         self.notice_at = 0.0
         self.noticed = b""
@@ -293,24 +297,35 @@ class Agent:
         if client is None:
             return
         for _ in range(8):
+            room = client.decoder.room
             try:
-                data = os.read(client.read_fd, 1 << 20)
+                count = os.readv(client.read_fd, [room, self.scratch] if room else [self.scratch])
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
+                count = 0
+            if not count:
                 self._detach()
                 return
             self.heard_at = time.monotonic()
+            if self.heard_at - self.answered_at >= ANSWER_EVERY_S:
+                self.answered_at = self.heard_at
+                self._say(wire.PONG, {})
+            direct = min(count, len(room))
             try:
-                for kind, header, payload in client.decoder.feed(data):
-                    self._handle(kind, header, payload)
+                if direct:
+                    self._handle_all(client.decoder.filled(direct))
+                if count > direct:
+                    self._handle_all(client.decoder.feed(memoryview(self.scratch)[: count - direct]))
             except wire.BadFrame:
                 self._detach()
                 return
-            if client is not self.client or len(data) < 65536:
+            if client is not self.client or count < 65536:
                 return
+
+    def _handle_all(self, frames: Iterable[Tuple[int, Dict[str, Any], Any]]) -> None:
+        for kind, header, payload in frames:
+            self._handle(kind, header, payload)
 
     def _detach(self) -> None:
         if self.client is None:

@@ -505,7 +505,8 @@ class Link:
             if listener is not None:
                 listener.on_recalled(self, list(header["tasks"]), bool(header.get("cancelled")))
         elif kind == wire.PONG:
-            self.round_trip_s = max(0.0, time.monotonic() - float(header["at"]))
+            if "at" in header:
+                self.round_trip_s = max(0.0, time.monotonic() - float(header["at"]))
         elif kind == wire.HELLO:
             with self._changed:
                 self._hello = header
