@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 MAGIC = b"SKY1"
 PREFIX = struct.Struct("<4sBIQI")
 _CHECKED = struct.Struct("<4sBIQ")
+_SUM = struct.Struct("<I")
 
 MAX_HEADER = 16 << 20
 """A header larger than this is nonsense, bytes."""
@@ -48,7 +50,18 @@ INLINE = 64 << 10
 """Values up to this many bytes travel inside a record or a task; longer ones on their own, bytes."""
 
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make a new encoder each time
+def _make_encoder() -> Callable[[Dict[str, Any]], str]:
+    """json.dumps without making its encoder anew for every frame, which takes longer than encoding one."""
+    plain = json.JSONEncoder(separators=(",", ":"))
+    if c_make_encoder is None:
+        return plain.encode
+    encode_parts = c_make_encoder(
+        None, plain.default, encode_basestring_ascii, None, ":", ",", False, False, True
+    )
+    return lambda header: "".join(encode_parts(header, 0))
+
+
+_to_json = _make_encoder()
 
 
 class BadFrame(Exception):
@@ -59,18 +72,37 @@ def encode(kind: int, header: Dict[str, Any], payload_length: int = 0) -> bytes:
     """Everything of a frame but its payload, which the caller sends right after."""
     text = _to_json(header).encode("ascii")
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
-    return checked + struct.pack("<I", zlib.crc32(text, zlib.crc32(checked))) + text
+    return checked + _SUM.pack(zlib.crc32(text, zlib.crc32(checked))) + text
 
 
 class Decoder:
     """Turns a stream of bytes, cut anywhere, into frames.
 
-    A long payload is collected in a buffer of its own size, so that it is copied once.
+    A long payload is collected in a buffer of its own size, so that it is copied once. The one of a PIECE is used again
+    for the next: who gets it must be through with it before asking for another frame.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._long: List[Any] = []  # [kind, header, target, filled] of a payload being collected
+        self._piece = bytearray()
+
+    @property
+    def room(self) -> memoryview:
+        """Where the rest of the payload that is being collected belongs; empty if there is none. Bytes read into it
+        are told to `filled`."""
+        if not self._long:
+            return memoryview(b"")
+        _, _, target, filled = self._long
+        return memoryview(target)[filled:]
+
+    def filled(self, count: int) -> Iterator[Tuple[int, Dict[str, Any], Buffer]]:
+        """The frame that is complete, if it is, now that `count` bytes were read into `room`."""
+        self._long[3] += count
+        kind, header, target, filled = self._long
+        if filled == len(target):
+            self._long = []
+            yield kind, header, target
 
     @property
     def is_between_frames(self) -> bool:
@@ -120,7 +152,7 @@ class Decoder:
         if zlib.crc32(text, zlib.crc32(bytes(buffer[: _CHECKED.size]))) != checksum:
             raise BadFrame("checksum of a frame header does not match")
         if len(buffer) < start + payload_length and payload_length > INLINE:
-            target = bytearray(payload_length)
+            target = self._target(kind, payload_length)
             filled = len(buffer) - start
             target[:filled] = memoryview(buffer)[start:]
             self._long = [kind, _header(text), target, filled]
@@ -131,6 +163,14 @@ class Decoder:
         payload = bytes(memoryview(buffer)[start : start + payload_length])
         del buffer[: start + payload_length]
         return kind, _header(text), payload
+
+    def _target(self, kind: int, length: int) -> bytearray:
+        """New memory for every piece would cost more than filling it."""
+        if kind != PIECE:
+            return bytearray(length)
+        if len(self._piece) != length:
+            self._piece = bytearray(length)
+        return self._piece
 
 
 def _header(text: bytes) -> Dict[str, Any]:
