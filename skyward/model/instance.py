@@ -131,3 +131,7 @@ class LaunchRequest:
     volumes: tuple[Volume | S3Volume, ...] = ()
     lifetime_s: float | None = None
     """After how many seconds the machine ends itself; None is never."""
+    disk_gb: float | None = None
+    """What its disk should hold at least, where a disk is sized on request."""
+    max_price: float | None = None
+    """USD per hour that a machine whose price moves may come to, where the user set a limit."""
