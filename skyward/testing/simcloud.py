@@ -1,0 +1,299 @@
+"""What every simulated cloud has: machines at addresses of their own, a bill, a log of requests, and scripted faults.
+
+A face (`skyward.testing.ec2`) speaks the cloud's API on top of it. The bill is the truth about what was left behind:
+it is written where machines start and end, never where clients believe they do.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from skyward.testing.machines import Machine, make_image
+from skyward.testing.simcloud_metadata import Answer, MetadataService
+
+METADATA_PORT = 1338
+_BOOTERS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One line of the bill: one machine, from its launch until nothing of it is left."""
+
+    id: str
+    instance_type: str
+    region: str
+    zone: str
+    market: str
+    """"on-demand" or "spot"."""
+    launched_at: float
+    """`time.monotonic()` of this computer, as is `gone_at`."""
+    gone_at: float | None = None
+    """None while it is billed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of the cloud's API, whatever came of it."""
+
+    at: float
+    """`time.monotonic()`."""
+    service: str
+    action: str
+    parameters: Mapping[str, str]
+    region: str = ""
+    fault: str | None = None
+    """The kind of fault it met."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """What happens to the next calls of one action."""
+
+    action: str
+    """"*" is every action."""
+    kind: str
+    left: int | None
+    """How often it still happens; None is for ever."""
+    match: Mapping[str, str] = field(default_factory=dict)
+    """Parameters the call must have, by name; a value may be a part of the parameter's."""
+    seconds: float = 0.0
+    fraction: float = 1.0
+    """How many of the matching calls are met, by chance."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def meets(self, action: str, parameters: Mapping[str, str]) -> bool:
+        return (
+            (self.left is None or self.left > 0)
+            and self.action in ("*", action)
+            and all(_has(parameters, name, str(value)) for name, value in self.match.items())
+        )
+
+
+def _has(parameters: Mapping[str, str], name: str, value: str) -> bool:
+    """Whether a parameter of this name, however deep it lies ("...Overrides.1.InstanceType"), has the value."""
+    return any(value in given for key, given in parameters.items() if key == name or key.endswith(f".{name}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where one machine is: for clients, for its neighbours, and where it asks about itself."""
+
+    public: str
+    private: str
+    metadata: str
+
+
+class SimulatedCloud:
+    """The machines of one cloud and what they cost. A context manager; a face derives from it."""
+
+    def __init__(self, *, seed: int = 0, boot_s: float = 0.0) -> None:
+        self.random = random.Random(seed)
+        self.boot_s = boot_s
+        """How long a machine takes before it starts to boot."""
+        self.requests: list[Request] = []
+        self.failures: list[str] = []
+        """What went wrong in the simulation itself; leaving the context raises it."""
+        self._bill: dict[str, Charge] = {}
+        self._machines: dict[str, Machine] = {}
+        self._faults: list[Fault] = []
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Any:
+        self._stopping.clear()
+        self.directory = Path(tempfile.mkdtemp(prefix="skyward-cloud-"))
+        try:
+            self._image = make_image(self.directory)
+            self._booters = ThreadPoolExecutor(_BOOTERS, "boot")
+            self._enders = ThreadPoolExecutor(_BOOTERS, "end")
+            self._metadata = MetadataService(self._answer_metadata)
+            self._metadata.start()
+            self._open()
+        except BaseException:
+            self._shut()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shut()
+        if self.failures:
+            raise AssertionError("the simulated cloud failed:\n" + "\n".join(self.failures))
+
+    def _shut(self) -> None:
+        """Everything ends, whatever fails on the way."""
+        self._stopping.set()
+        try:
+            self._close()
+        finally:
+            for name in ("_booters", "_enders"):
+                if hasattr(self, name):
+                    getattr(self, name).shutdown(wait=True, cancel_futures=True)
+            with ThreadPoolExecutor(_BOOTERS) as enders:
+                list(enders.map(Machine.end, list(self._machines.values())))
+            if hasattr(self, "_metadata"):
+                self._metadata.stop()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _open(self) -> None:
+        """A face starts its API here."""
+
+    def _close(self) -> None:
+        """A face stops its API here."""
+
+    def _answer_metadata(self, id: str, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """What a machine learns about itself."""
+        return Answer(404)
+
+    # -- what tests ask ---------------------------------------------------------------------------------------
+
+    @property
+    def bill(self) -> list[Charge]:
+        """Every machine there ever was, in the order of launch."""
+        with self._lock:
+            return list(self._bill.values())
+
+    def running(self) -> list[str]:
+        """The machines that cost money now, whatever their state is called."""
+        return [charge.id for charge in self.bill if charge.gone_at is None]
+
+    def count(self, action: str) -> int:
+        """How often an action was called."""
+        return sum(request.action == action for request in list(self.requests))
+
+    def machine(self, id: str) -> Any:
+        """The machine behind an id.
+
+        Raises:
+            KeyError: there never was one.
+        """
+        with self._lock:
+            return self._machines[id]
+
+    @property
+    def machines(self) -> list[Any]:
+        with self._lock:
+            return list(self._machines.values())
+
+    # -- faults -------------------------------------------------------------------------------------------------
+
+    def fault(
+        self,
+        action: str,
+        kind: str,
+        *,
+        times: int | None = 1,
+        match: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
+        fraction: float = 1.0,
+        **details: Any,
+    ) -> Fault:
+        """The next `times` matching calls of `action` meet this fault; None means until `heal`."""
+        fault = Fault(
+            action=action,
+            kind=kind,
+            left=times,
+            match=dict(match or {}),
+            seconds=seconds,
+            fraction=fraction,
+            details=details,
+        )
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def heal(self) -> None:
+        """No fault is left, neither of the API nor of the network."""
+        with self._lock:
+            self._faults.clear()
+
+    def _next_fault(
+        self, action: str, parameters: Mapping[str, str], kinds: Sequence[str] | None = None
+    ) -> Fault | None:
+        """The first fault that meets this call; it is used up by one. `kinds` restricts which."""
+        with self._lock:
+            for fault in self._faults:
+                if (kinds is None or fault.kind in kinds) and fault.meets(action, parameters):
+                    if fault.fraction < 1 and self.random.random() >= fault.fraction:
+                        continue
+                    if fault.left is not None:
+                        fault.left -= 1
+                    return fault
+        return None
+
+    # -- for faces ----------------------------------------------------------------------------------------------
+
+    def _claim_addresses(self, id: str) -> Addresses:
+        """Free ones; nobody else gets them until this process lets go of them."""
+        for _ in range(1000):
+            tail = f"{self.random.randrange(1, 255)}.{self.random.randrange(1, 255)}"
+            addresses = Addresses(
+                public=f"127.77.{tail}", private=f"127.78.{tail}", metadata=f"127.79.{tail}"
+            )
+            if self._metadata.listen(addresses.metadata, METADATA_PORT, id):
+                return addresses
+        raise RuntimeError("no loopback address is free")
+
+    def _rent(self, charge: Charge) -> None:
+        with self._lock:
+            self._bill[charge.id] = charge
+
+    def _gone(self, id: str) -> None:
+        """Nothing of it is left, and nothing more is billed."""
+        with self._lock:
+            charge = self._bill[id]
+            if charge.gone_at is None:
+                self._bill[id] = replace(charge, gone_at=time.monotonic())
+
+    def _boot(
+        self, id: str, make: Callable[[], Machine], ready: Callable[[], None], *, delay_s: float = 0.0
+    ) -> None:
+        """Starts a machine beside everything else; `ready` is called when its sshd answers."""
+
+        def work() -> None:
+            try:
+                machine = make()
+                with self._lock:
+                    if self._stopping.is_set() or self._bill[id].gone_at is not None:
+                        return
+                    self._machines[id] = machine
+                if machine.start() or machine.is_alive:
+                    ready()
+            except Exception as error:
+                if not self._stopping.is_set():
+                    self.failures.append(f"{id} does not boot: {error!r}")
+
+        self._later(self.boot_s + delay_s, lambda: self._booters.submit(work))
+
+    def _later(self, seconds: float, act: Callable[[], Any]) -> None:
+        """Calls `act` after a while, unless the cloud is gone by then."""
+        if seconds <= 0:
+            act()
+            return
+
+        def wait() -> None:
+            if not self._stopping.wait(seconds):
+                act()
+
+        threading.Thread(target=wait, name="later", daemon=True).start()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def each_fault(faults: Sequence[Fault]) -> Iterator[Fault]:
+    yield from faults
