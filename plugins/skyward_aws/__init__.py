@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from skyward import Provider, hookimpl
+from skyward import Image, Instance, Provider, Step, hookimpl
 from skyward_aws.config import AWS
 from skyward_aws.provider import AWSProvider
 
@@ -14,3 +14,12 @@ __all__ = ["AWS", "AWSProvider"]
 @hookimpl
 def skyward_providers() -> Iterable[type[Provider]]:
     return [AWSProvider]
+
+
+@hookimpl
+def skyward_bootstrap(instance: Instance, image: Image) -> Iterable[Step] | None:
+    if instance.provider != AWSProvider.name:
+        return None
+    from skyward_aws.steps import steps_for
+
+    return steps_for(instance)

@@ -64,11 +64,11 @@ class AWS:
     ami: str | None = None
     """None: by instance type, with drivers where it has accelerators."""
     subnet_id: str | None = None
-    """None: those of the default VPC that give public addresses, in every zone."""
+    """None: one of the default VPC in every zone; they must give public addresses, unless `connection="ssm"`."""
     security_group_id: str | None = None
     """None: one per pool, open to this client alone, removed afterwards."""
     instance_profile_arn: str | None = None
-    """None: one per account, made once and reused."""
+    """None: one per account, made once, and only where a volume or `connection="ssm"` needs it."""
     username: str | None = None
     """None: that of the image (`ubuntu`, `ec2-user`)."""
     instance_timeout: float = 300
@@ -80,6 +80,8 @@ class AWS:
     """Addresses that may reach SSH; None is this client's alone."""
     connection: str = "ssh"
     """"ssh", or "ssm": the same SSH through Session Manager, for private subnets."""
+    ssh_port: int = 22
+    """Where sshd listens on the image."""
 
     def __post_init__(self) -> None:
         if self.region is not None:
@@ -90,6 +92,7 @@ class AWS:
         _is_one_of("connection", self.connection, CONNECTIONS)
         _is_positive("instance_timeout", self.instance_timeout)
         _is_network("ssh_cidr", self.ssh_cidr)
+        _is_port("ssh_port", self.ssh_port)
 
 
 def _region(name: object) -> str:
@@ -121,6 +124,13 @@ def _is_positive(field: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(
             f"aws: {field} {value!r} is not above zero: give seconds, like 600", option=field, value=value
+        )
+
+
+def _is_port(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        raise ConfigError(
+            f"aws: {field} {value!r} is no port: give a number from 1 to 65535", option=field, value=value
         )
 
 
