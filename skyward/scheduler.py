@@ -51,7 +51,7 @@ from skyward.remote.codec import (
     undecorated,
 )
 from skyward.remote.link import SUSPECT_S, Link
-from skyward.remote.text import printable
+from skyward.remote.text import last_words, printable
 
 CHUNK_S = 0.008
 """Quick tasks are sent in chunks that take about this long, seconds."""
@@ -576,7 +576,7 @@ class SSHEngine(Engine):
         if not all(0 <= size <= MAX_RESULT for size in parts):
             raise ValueError(f"a result of {parts} bytes")
 
-        def done(data: memoryview) -> None:
+        def done(data: bytes | memoryview) -> None:
             with self._lock:
                 entry = node.on_way.pop(wire_id, None)
             if entry is None:
@@ -593,7 +593,7 @@ class SSHEngine(Engine):
             self._settle([(entry, outcome)])
             self._move_on()
 
-        node.link.fetch(f"r{wire_id}", sum(parts), done)
+        node.link.fetch(f"r{wire_id}", sum(parts), done, as_bytes=form == "bytes")
 
     def on_output(self, link: Link, header: dict[str, Any], payload: Any) -> None:
         """What a task printed, tagged with it."""
@@ -905,7 +905,7 @@ def _obituary(entry: _Entry, story: dict[str, Any], node: int) -> Outcome:
         how = f"was killed by SIGKILL, the machine was out of memory (peak {(peak or 0) / 2**20:.0f} MiB)"
     elif reason == "worker-cannot-start":
         how = "cannot be started"
-    last = [line for line in tail.strip().splitlines() if line.strip()][-5:]
+    last = last_words(tail)
     error = WorkerDied(
         f"{name}: its worker {how}", facts=[*last, *([f"peak memory {peak / 2**20:.0f} MiB"] if peak else [])],
         signal=story.get("signal"), exit_status=story.get("exit"), peak_rss_bytes=peak, stderr_tail=tail,

@@ -31,6 +31,8 @@ OUTPUT_CAP = 1 << 20
 ANSWER_EVERY_S = 1.0
 """How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
+ANNOUNCED = 8 << 20
+"""Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
 """No further piece of a long value is queued for the client while this much is waiting, bytes."""
 TICK_S = 0.05
@@ -428,6 +430,7 @@ class Agent:
         try:
             if digest not in self.receiving:
                 self.receiving[digest] = (open(path + ".part", "wb", buffering=0), total)  # noqa: SIM115 - open until it is complete
+                self._announce(digest, total)
             file = self.receiving[digest][0]
             file.seek(offset)
             view = memoryview(payload)
@@ -448,6 +451,14 @@ class Agent:
         self.waiting = [chunk for chunk in self.waiting if chunk.needs]
         self._configure_when_complete()
         self._feed()
+
+    def _announce(self, digest: str, total: int) -> None:
+        """Lets a worker that has nothing to do read a long value while it arrives; one of those is about to need it."""
+        if total < ANNOUNCED or not any(chunk.takes_whole(digest) for chunk in self.waiting):
+            return
+        idle = next((slot for slot in self.slots if slot.state == "idle"), None)
+        if idle is not None:
+            idle.announce(digest, total)
 
     def _no_room(self, digest: str, error: OSError) -> None:
         file, _ = self.receiving.pop(digest, (None, 0))

@@ -450,8 +450,10 @@ def read_value(data: Any, buffers: Iterable[Any], *, safe: bool) -> Any:
         ) from None
 
 
-def read_long(data: memoryview, form: str, parts: Sequence[int], *, safe: bool) -> Any:
+def read_long(data: bytes | memoryview, form: str, parts: Sequence[int], *, safe: bool) -> Any:
     """A long result whose bytes are `data`; arrays keep using that memory."""
+    if isinstance(data, bytes):
+        return data
     if form == "bytes":
         return bytes(data)
     if form == "bytearray":

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -409,9 +410,12 @@ class Link:
             piece = blob.data[offset : offset + wire.CHUNK]
             self.send(wire.PIECE, {"digest": blob.digest, "offset": offset, "total": blob.size}, piece)
 
-    def fetch(self, name: str, total: int, done: Callable[[memoryview], None]) -> None:
-        """Brings a long value; `done` gets its bytes, in memory of its own, from the reader thread."""
-        self.fetches[name] = _Fetch(total, done)
+    def fetch(
+        self, name: str, total: int, done: Callable[[bytes | memoryview], None], *, as_bytes: bool = False
+    ) -> None:
+        """Brings a long value; `done` gets it from the reader thread: as memory that may be written to and kept, or
+        `as_bytes`."""
+        self.fetches[name] = _Fetch(total, done, as_bytes)
         self.send(wire.FETCH, {"name": name, "offset": 0, "total": total})
 
     def is_fetching(self, name: str) -> bool:
@@ -528,16 +532,17 @@ class Link:
         fetch = self.fetches.get(header["name"])
         if fetch is None:
             return
-        if header["total"] != len(fetch.data) or not 0 <= header["offset"] <= len(fetch.data) - len(payload):
+        if header["total"] != fetch.total or len(payload) > fetch.total - fetch.filled:
+            raise ValueError(f"{header['name']} has {header['total']} bytes, {fetch.total} were announced")
+        if header["offset"] != fetch.filled:
             raise ValueError(
-                f"{header['name']} has {header['total']} bytes, {len(fetch.data)} were announced"
+                f"{header['name']} goes on at {header['offset']}, {fetch.filled} bytes have come"
             )
-        fetch.data[header["offset"] : header["offset"] + len(payload)] = payload
-        fetch.filled = header["offset"] + len(payload)
-        if fetch.filled == len(fetch.data):
+        fetch.add(payload)
+        if fetch.filled == fetch.total:
             del self.fetches[header["name"]]
             self.send(wire.DROP, {"names": [header["name"]]})
-            fetch.done(memoryview(fetch.data))
+            fetch.done(fetch.value())
 
     def _on_notice(self, header: dict[str, Any]) -> None:
         what = header["what"]
@@ -643,7 +648,7 @@ class Link:
             self.listener.on_sync(self, set(self._sync["known"]) if self._sync else set())
             self.is_up = True
             for name, fetch in list(self.fetches.items()):
-                self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": len(fetch.data)})
+                self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": fetch.total})
         else:
             self._seen = 0
             self.fetches.clear()
@@ -697,12 +702,26 @@ class Link:
 
 
 class _Fetch:
-    __slots__ = ("data", "done", "filled")
+    """A long value on its way here."""
 
-    def __init__(self, total: int, done: Callable[[memoryview], None]) -> None:
-        self.data = bytearray(total)
+    __slots__ = ("_growing", "_target", "done", "filled", "total")
+
+    def __init__(self, total: int, done: Callable[[bytes | memoryview], None], as_bytes: bool) -> None:
+        self.total = total
         self.done = done
         self.filled = 0
+        self._growing = BytesIO() if as_bytes else None  # gives its bytes away without copying them
+        self._target = bytearray(0 if as_bytes else total)
+
+    def add(self, piece: Any) -> None:
+        if self._growing is not None:
+            self._growing.write(piece)
+        else:
+            self._target[self.filled : self.filled + len(piece)] = piece
+        self.filled += len(piece)
+
+    def value(self) -> bytes | memoryview:
+        return self._growing.getvalue() if self._growing is not None else memoryview(self._target)
 
 
 def _with_digest(archive: Archive) -> Blob:

@@ -56,6 +56,11 @@ class Chunk:
         chunk.needs = set()
         return chunk
 
+    def takes_whole(self, digest: str) -> bool:
+        """Whether one of its tasks gets this blob as one value of bytes."""
+        references = [one for call in self.header.get("calls", ()) for _, one in call.get("long", ())]
+        return any(one["digest"] == digest and one["form"] in ("bytes", "str") for one in references)
+
     @property
     def unstarted(self) -> List[int]:
         return self.ids[self.low : self.high]
@@ -188,6 +193,11 @@ class Slot:
         self._progress = (count, time.monotonic())
         header = dict(chunk.header, lo=chunk.low, hi=chunk.high)
         self._unsent += wire.encode(wire.TASKS, header, len(chunk.payload)) + bytes(chunk.payload)
+        self.send()
+
+    def announce(self, digest: str, total: int) -> None:
+        """Tells an idle worker of a long value that is arriving."""
+        self._unsent += wire.encode(wire.PIECE, {"digest": digest, "total": total})
         self.send()
 
     def send(self) -> None:

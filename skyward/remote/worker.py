@@ -27,6 +27,10 @@ from skyward.remote import wire
 
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
+READ_AHEAD_S = 0.002
+"""How often it is looked whether more of a value has arrived, seconds."""
+STALLED_S = 5.0
+"""A value of which nothing has come for so long is read when it is complete, seconds."""
 TEXT_CAP = 64 << 10
 """How much of an exception's text travels, characters."""
 ATOMS = (type(None), bool, int, float, str, bytes)
@@ -68,6 +72,11 @@ class Channel:
         data = bytes(memoryview(received)[:n])
         del received[:n]
         return data
+
+    @property
+    def has_message(self) -> bool:
+        """Whether `receive` would not wait."""
+        return bool(self._received or select.select([self._commands], [], [], 0)[0])
 
     def take_token(self) -> bool:
         """Whether the next task may start."""
@@ -176,7 +185,7 @@ class Worker:
         self._spool = settings["spool"]
         self._result_cap = settings.get("result_cap") or 0
         self._functions: dict[str, Any] = {}
-        self._values: dict[str, Any] = {}
+        self._values: dict[tuple[str, str], Any] = {}
         self._running = False
         self._in_chunk = self._is_last = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -189,7 +198,10 @@ class Worker:
             message = self.channel.receive()
             if message is None:
                 return
-            self._run_chunk(*message, surroundings)
+            if "chunk" in message[0]:
+                self._run_chunk(*message, surroundings)
+            else:
+                self._read_ahead(message[0]["digest"], message[0]["total"])
 
     # -- one chunk --
 
@@ -342,18 +354,46 @@ class Worker:
 
     def _value(self, reference: dict[str, Any]) -> Any:
         digest, form = reference["digest"], reference["form"]
-        if form in ("bytes", "str") and digest in self._values:
-            return self._values[digest]
-        with open(os.path.join(self._blobs, digest), "rb") as file:
-            if form == "pickle":
+        if form == "pickle":
+            with open(os.path.join(self._blobs, digest), "rb") as file:
                 return pickle.load(file, buffers=[self._buffer(one) for one in reference["buffers"]])
-            data = file.read()
-        if form == "bytearray":
-            return bytearray(data)
-        value = data.decode("utf-8", "surrogatepass") if form == "str" else data
-        self._values.clear()  # immutable, so tasks may share it; one is kept, because a fan-out shares one
-        self._values[digest] = value
-        return value
+        if (digest, form) not in self._values:
+            data = self._values.get((digest, "bytes"))
+            if data is None:
+                with open(os.path.join(self._blobs, digest), "rb") as file:
+                    data = file.read()
+            if form == "bytearray":
+                return bytearray(data)
+            self._keep(digest, form, data.decode("utf-8", "surrogatepass") if form == "str" else data)
+        return self._values[digest, form]
+
+    def _keep(self, digest: str, form: str, value: bytes | str) -> None:
+        """Immutable, so tasks may share it; one is kept, because a fan-out shares one."""
+        self._values.clear()
+        self._values[digest, form] = value
+
+    def _read_ahead(self, digest: str, total: int) -> None:
+        """Reads a value while it is still arriving, unless there is something better to do before it is complete."""
+        growing, scratch = io.BytesIO(), memoryview(bytearray(1 << 20))
+        grown_at = time.monotonic()
+        try:
+            file = open(os.path.join(self._blobs, digest + ".part"), "rb", buffering=0)  # noqa: SIM115 - closed below
+        except OSError:
+            return
+        with file:
+            while growing.tell() < total:
+                count = file.readinto(scratch) or 0
+                growing.write(scratch[:count])
+                now = time.monotonic()
+                if count:
+                    grown_at = now
+                elif now - grown_at > STALLED_S:
+                    return
+                else:
+                    time.sleep(READ_AHEAD_S)
+                if self.channel.has_message and os.fstat(file.fileno()).st_size < total:
+                    return
+        self._keep(digest, "bytes", growing.getvalue())
 
     def _buffer(self, digest: str) -> Any:
         """A private, writable view of a blob: pages are copied only where the task writes."""
