@@ -16,7 +16,6 @@ from typing import Final
 from skyward import CredentialsError
 
 DEFAULT_REGION: Final = "us-east-1"
-NOT_YET: Final = "whatever the credentials, this version cannot launch machines there yet"
 
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _WEB_IDENTITY: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")
@@ -62,8 +61,8 @@ def find_credentials(environ: Mapping[str, str], asset_tag: Path = _ASSET_TAG) -
             looked_at.append(what)
     raise CredentialsError(
         "aws: credentials not found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`",
-        facts=[*looked_at, NOT_YET],
-        hints=["aws configure", "skyward providers"],
+        facts=looked_at,
+        hints=["aws configure", "skyward check aws"],
         provider="aws",
     )
 

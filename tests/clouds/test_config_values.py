@@ -71,6 +71,7 @@ def test_defaults_are_those_that_are_documented() -> None:
         "endpoint": None,
         "ssh_cidr": None,
         "connection": "ssh",
+        "ssh_port": 22,
     }
     assert dataclasses.asdict(DigitalOcean()) == {
         "region": "nyc3",
@@ -103,6 +104,7 @@ def test_defaults_are_those_that_are_documented() -> None:
             endpoint="http://127.0.0.1:5566",
             ssh_cidr="203.0.113.0/24",
             connection="ssm",
+            ssh_port=2222,
         ),
         DigitalOcean(region="sfo3", endpoint="https://example.com/api"),
         Verda(region="FIN-01"),
@@ -146,6 +148,9 @@ def test_values_are_given_by_keyword(config: type[Any]) -> None:
         (AWS, "endpoint", "https://user:pw@host/", "write it like 'https://"),
         (AWS, "ssh_cidr", "10.0.0.0/33", "is no network"),
         (AWS, "ssh_cidr", "10.0.0.1/24", "is no network"),
+        (AWS, "ssh_port", 0, "is no port"),
+        (AWS, "ssh_port", 65536, "is no port"),
+        (AWS, "ssh_port", True, "is no port"),
         (DigitalOcean, "region", "nyc33", "did you mean 'nyc3'"),
         (DigitalOcean, "region", None, "unknown region None"),
         (DigitalOcean, "endpoint", "ftp://x", "is no URL"),
@@ -200,7 +205,7 @@ def test_without_credentials_the_error_names_every_place_and_a_way_to_get_some(
     error = caught.value
     assert error.message.startswith(f"{provider.name}: credentials not found: set ")
     assert all(name in " ".join(error.facts) for name in READY[provider.name])
-    assert "cannot launch machines there yet" in error.facts[-1]
+    assert provider is AWSProvider or "cannot launch machines there yet" in error.facts[-1]
     assert error.hints
     assert error.exit_code is ExitCode.NO_COMPUTE
 
@@ -455,7 +460,7 @@ def test_each_plugin_brings_one_provider_with_its_value(plugin: Any) -> None:
     assert provider.Config.__name__.lower() == provider.name
 
 
-@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda p: p.name)
+@pytest.mark.parametrize("provider", PROVIDERS[1:], ids=lambda p: p.name)
 def test_what_cannot_be_launched_yet_says_so_and_what_can_be_used_instead(provider: type[Provider]) -> None:
     ready = provider.from_env(environ=READY[provider.name])
     offer = Offer(
