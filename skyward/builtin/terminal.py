@@ -16,10 +16,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TextIO
 
 import skyward
-from skyward import Instance, RunReport, TaskReport, events, hookimpl
+from skyward import Instance, RemoteError, RunReport, SkywardError, TaskReport, events, hookimpl
 from skyward.builtin.screen import MODES, Mode, Screen, cells, clean, clip
 
 FEW_TASKS = 20
@@ -28,6 +29,9 @@ TAIL_LINES = 20
 """How much of what a task printed is shown again under its failure."""
 MAX_TAILS = 1000
 MAX_FAILURES = 25
+HELD_S = 2.0
+"""How long the beginning of a line waits for its end."""
+HELD_CHARACTERS = 4000
 PROGRESS_EVERY_S = 10.0
 """How often a stream that is no terminal hears how far many tasks have come."""
 _ENDED_BY = {6: "stopped by a guard", 129: "hung up", 130: "interrupted", 143: "terminated"}
@@ -86,6 +90,7 @@ class Display:
         self._lock = threading.RLock()
         self._pool = _PoolStory()
         self._tasks = _TaskStory(slowest=durations, label=label)
+        self._held = _Held()
         self._run: events.RunStarted | None = None
         self._told_progress_at = time.monotonic()
         self._beside: Any = None
@@ -103,9 +108,14 @@ class Display:
         if handler is not None:
             with self._lock:
                 handler(event)
+                for text in self._held.overdue():
+                    self._show_output(text)
 
     def close(self) -> None:
-        """Takes the status line away. Idempotent."""
+        """Shows what still waits for the end of its line, and takes the status line away. Idempotent."""
+        with self._lock:
+            for text in self._held.all():
+                self._show_output(text)
         self._unfollow()
 
     def note(self, text: str, *styles: str) -> None:
@@ -149,7 +159,7 @@ class Display:
         self.screen.line()
 
     def _run_finished(self, event: events.RunFinished) -> None:
-        self._unfollow()
+        self.close()
         report = event.report
         self._show_failures(report.failures)
         self._show_durations()
@@ -226,6 +236,8 @@ class Display:
 
     def _task_finished(self, event: events.TaskFinished) -> None:
         report = event.report
+        for text in self._held.of(report.task, report.index):
+            self._show_output(text)
         self._tasks.finished(report, final=event.final)
         if not event.final:
             reason = first_line(report.error)
@@ -257,6 +269,10 @@ class Display:
         )
 
     def _task_output(self, event: events.TaskOutput) -> None:
+        if (whole := self._held.whole_lines(event)) is not None:
+            self._show_output(whole)
+
+    def _show_output(self, event: events.TaskOutput) -> None:
         lines = [clean(line) for line in event.text.rstrip("\n").split("\n")]
         self._tasks.printed(event, lines)
         if self.verbosity < 0:
@@ -447,6 +463,39 @@ class _PoolStory:
         return f"{money(usd)} so far" if usd else ""
 
 
+class _Held:
+    """Beginnings of lines that tasks have printed: C code and progress bars write them piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[int, str, int, str], tuple[float, events.TaskOutput]] = {}
+
+    def whole_lines(self, event: events.TaskOutput) -> events.TaskOutput | None:
+        """What can be shown now: the lines that have come to their end, with what was held of them."""
+        key = event.node, event.task, event.index, event.stream
+        since, before = self._pieces.pop(key, (time.monotonic(), None))
+        text = before.text + event.text if before else event.text
+        whole, newline, rest = text.rpartition("\n")
+        if len(rest) > HELD_CHARACTERS:
+            whole, newline, rest = text, "", ""
+        if rest:
+            self._pieces[key] = (time.monotonic() if newline else since), replace(event, text=rest)
+        return replace(event, text=whole + newline) if whole or newline else None
+
+    def overdue(self) -> list[events.TaskOutput]:
+        """What has waited for its end too long."""
+        limit = time.monotonic() - HELD_S
+        return self._take([key for key, (since, _) in self._pieces.items() if since < limit])
+
+    def of(self, task: str, index: int) -> list[events.TaskOutput]:
+        return self._take([key for key in self._pieces if key[1:3] == (task, index)])
+
+    def all(self) -> list[events.TaskOutput]:
+        return self._take(list(self._pieces))
+
+    def _take(self, keys: Sequence[tuple[int, str, int, str]]) -> list[events.TaskOutput]:
+        return [self._pieces.pop(key)[1] for key in keys]
+
+
 class _TaskStory:
     """What is known of the tasks: how many, which run, what they printed last, which took longest."""
 
@@ -582,6 +631,9 @@ def first_line(error: BaseException | None) -> str:
         text = clean(str(error).strip().split("\n", 1)[0])
     except Exception:  # the user's __str__
         text = ""
+    if isinstance(error, RemoteError):  # its text begins with the name already
+        short = name.rpartition(".")[2]
+        text = "" if text == short else text.removeprefix(f"{short}: ")
     return f"{name}: {text}" if text else name
 
 
@@ -596,8 +648,10 @@ def explain(error: BaseException | None) -> list[str]:
     if _FRAME.search(text):
         lines = list(_short(text.rstrip().splitlines()))
     else:
-        lines = [f"E   {first_line(error)}", *(f"E   {clean(line)}" for line in _later_lines(error))]
-    return lines + [f"    {clean(fact)}" for fact in getattr(error, "facts", ())]
+        code = f"  [{error.code}]" if isinstance(error, SkywardError) else ""
+        lines = [f"E   {first_line(error)}{code}", *(f"E   {clean(line)}" for line in _later_lines(error))]
+    facts = [f"    {clean(fact)}" for fact in getattr(error, "facts", ())]
+    return [*lines, *facts, *(f"  hint: {clean(hint)}" for hint in getattr(error, "hints", ()))]
 
 
 def _traceback_text(error: BaseException) -> str:
@@ -642,7 +696,11 @@ def _is_bridge(line: str) -> bool:
     return line.startswith(("During handling of the above", "The above exception was the direct"))
 
 
+_PROJECT = re.compile(r".*/runs/[^/]+-n\d+/project/")
+"""Where the user's project lies on a node."""
+
+
 def _nearer(path: str) -> str:
-    """The path relative to here, where it is below."""
+    """The path relative to here, where it is below; a file of the project has the name it has at home."""
     here = os.getcwd() + os.sep
-    return path[len(here) :] if path.startswith(here) else path
+    return path[len(here) :] if path.startswith(here) else _PROJECT.sub("", path, count=1)

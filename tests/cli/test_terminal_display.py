@@ -13,8 +13,8 @@ import pytest
 from skyward import Instance, Offer, RunReport, TaskReport, events
 from skyward.builtin import terminal
 from skyward.builtin.screen import Screen, cells, clean, clip
-from skyward.builtin.terminal import Display, explain, money, seconds
-from skyward.errors import RemoteTraceback, WorkerDied
+from skyward.builtin.terminal import Display, explain, first_line, money, seconds
+from skyward.errors import RemoteError, RemoteTraceback, WorkerDied
 
 REMOTE = """Traceback (most recent call last):
   File "/srv/train.py", line 31, in fold
@@ -153,14 +153,9 @@ def test_the_slowest_are_shown_longest_first_and_machines_count_too() -> None:
     lines = shown(whole_run(), durations=0).splitlines()
     start = next(i for i, line in enumerate(lines) if "slowest 6 durations" in line)
 
-    assert [line.split()[1:] for line in lines[start + 1 : start + 7]] == [
-        ["task", "fold[1]"],
-        ["task", "fold[3]"],
-        ["task", "fold[2]"],
-        ["task", "fold[0]"],
-        ["bootstrap"],
-        ["provision"],
-    ]
+    rows = [line.split()[1:] for line in lines[start + 1 : start + 7]]
+    assert rows[:4] == [["task", f"fold[{index}]"] for index in (1, 3, 2, 0)]
+    assert sorted(rows[4:]) == [["bootstrap"], ["provision"]]  # both take microseconds here
 
 
 def test_lines_of_the_conversation_tell_the_time_and_the_report_does_not() -> None:
@@ -225,6 +220,31 @@ def test_the_session_may_name_tasks_itself() -> None:
     assert "train.py::fold[7]  FAILED" in text
 
 
+def pieces(*texts: str, index: int = 0) -> list[events.Event]:
+    return [events.TaskOutput(task="fold", index=index, node=0, stream="err", text=text) for text in texts]
+
+
+def test_a_line_that_is_printed_piece_by_piece_is_one_line() -> None:
+    story = pieces("Fatal error: ", "Segmentation fault\nFile ", '"a.py"')
+    lines = without_stamps(shown([*story, *pieces("other\n", index=1), passed(0)]))
+
+    assert [line for line in lines if line.startswith("n0 | ")] == [
+        "n0 | Fatal error: Segmentation fault",
+        "n0 | other",
+        'n0 | File "a.py"',
+    ]
+
+
+def test_a_line_without_an_end_is_shown_when_it_has_waited_or_all_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert without_stamps(shown(pieces("Password: "))) == ["n0 | Password: "]
+    assert len(without_stamps(shown(pieces("x" * 5000, "y\n")))[0]) > 5000
+
+    monkeypatch.setattr(terminal, "HELD_S", -1.0)
+    assert without_stamps(shown(pieces("a", "b"))) == ["n0 | a", "n0 | b"]
+
+
 def test_control_sequences_of_a_task_never_reach_the_terminal() -> None:
     text = "\x1b]0;owned\x07\x1b[2Jred\x1b[31m alert\x9b5n\x00\n50%\r100%\n"
     lines = without_stamps(shown([events.TaskOutput(task="t", index=0, node=0, stream="stdout", text=text)]))
@@ -276,12 +296,38 @@ def test_money_is_never_shown_as_less_than_it_is_known_to_be(usd: float | None, 
 
 
 def test_an_error_without_a_traceback_shows_its_lines_and_facts() -> None:
-    error = WorkerDied("fold: its worker was killed by SIGSEGV", facts=["Fatal Python error"])
+    error = WorkerDied(
+        "fold: its worker was killed by SIGSEGV", facts=["Fatal Python error"], hints=["skyward logs r-1"]
+    )
 
     assert explain(error) == [
-        "E   WorkerDied: fold: its worker was killed by SIGSEGV",
+        "E   WorkerDied: fold: its worker was killed by SIGSEGV  [SKW312]",
         "    Fatal Python error",
+        "  hint: skyward logs r-1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("message", "type_name", "line"),
+    [
+        ("SystemExit: 3", "SystemExit", "SystemExit: 3"),
+        ("KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("TwoArgs: 1 and 2", "train.TwoArgs", "train.TwoArgs: 1 and 2"),
+        ("the result cannot be read here", "ImportError", "ImportError: the result cannot be read here"),
+    ],
+)
+def test_what_cannot_be_raised_here_is_named_once(message: str, type_name: str, line: str) -> None:
+    assert first_line(RemoteError(message, type_name=type_name)) == line
+
+
+def test_a_file_of_the_project_is_called_as_at_home() -> None:
+    error = ValueError("x")
+    error.__cause__ = RemoteTraceback(
+        'Traceback (most recent call last):\n  File "/home/u/.cache/skyward/runs/pool-28f756-n1/project/lib/bad.py",'
+        " line 37, in fold\n    raise ValueError\nValueError: x\n"
+    )
+
+    assert explain(error)[0] == "lib/bad.py:37: in fold"
 
 
 def test_an_error_raised_here_shows_where() -> None:
