@@ -32,7 +32,7 @@ _MODULES = {
     "skyward.errors": """
         AcceleratorError AmbiguousLaunchError ArgumentError AuthenticationError BootstrapError CapacityError CatalogError
         CleanupError ConfigError ConnectionLost CredentialsError DamagedCatalogError ExitCode GuardError
-        HostKeyError HostUnreachable ImplausiblePricesError InstanceDiskFull NoOfferError OutputError
+        HostKeyError HostUnreachable ImplausiblePricesError InstanceDiskFull JournalError NoOfferError OutputError
         PluginError ProtocolError ProviderError PythonMismatchError QueryError QuotaError RateLimitError
         RemoteError RemoteTraceback ResultTooLarge SerializationError SizeError SkywardError SkywardWarning
         StalePricesError TargetError TaskCancelled TaskError TaskLost TaskTimeout TransportError

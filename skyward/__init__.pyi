@@ -62,6 +62,7 @@ from skyward.errors import HostKeyError as HostKeyError
 from skyward.errors import HostUnreachable as HostUnreachable
 from skyward.errors import ImplausiblePricesError as ImplausiblePricesError
 from skyward.errors import InstanceDiskFull as InstanceDiskFull
+from skyward.errors import JournalError as JournalError
 from skyward.errors import NoOfferError as NoOfferError
 from skyward.errors import OutputError as OutputError
 from skyward.errors import PluginError as PluginError
@@ -159,6 +160,7 @@ __all__ = [
     "InstanceDiskFull",
     "InstanceInfo",
     "InstanceState",
+    "JournalError",
     "LaunchRequest",
     "Local",
     "MigProfile",

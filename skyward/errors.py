@@ -40,6 +40,7 @@
     │   ├── TaskLost                   our side broke, more often than `retries` allows
     │   └── TaskCancelled              never started: a failure or the user stopped the group
     ├── GuardError                 a limit the user set stopped the run (exit 6)
+    ├── JournalError               a launch cannot be written down, so it is not made (exit 4)
     └── CleanupError               something may still be billed (exit 7)
 
 An error carries its `code` (`skyward explain CODE` tells more), the `facts` that show the cause, and `hints`
@@ -313,6 +314,12 @@ class GuardError(SkywardError):
 
 class CleanupError(SkywardError):
     code, exit_code = "SKW701", ExitCode.CLEANUP
+
+
+class JournalError(SkywardError):
+    """`path` is the journal that cannot be written or read."""
+
+    code, exit_code = "SKW702", ExitCode.NO_COMPUTE
 
 
 class SkywardWarning(UserWarning):

@@ -327,6 +327,13 @@ PAGES = _pages(
         "The error names each machine and what it costs. Run the hint's command again until it confirms, or terminate the "
         "machine in the provider's console. The switch set on the machine itself ends it when its lease runs out.",
     ),
+    (
+        "SKW702",
+        "a launch cannot be written down",
+        "Before a machine is rented, a line that says so is forced to disk, so that whoever comes after a crash can end it. "
+        "That line could not be written (no room, a read-only home, a directory others may write to), so nothing was rented.",
+        "Make room, or let `SKYWARD_HOME` name a directory of your own on a disk that can be written to.",
+    ),
     # -- exit codes ----------------------------------------------------------------------------------------------------
     ("0", "everything asked for succeeded", "Every task succeeded, or the query had an answer.", "Nothing."),
     (

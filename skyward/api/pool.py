@@ -169,6 +169,10 @@ class ComputePool(target.Target):
         Raises:
             CleanupError: something may still be billed.
         """
+        self._stop()
+
+    def _stop(self, *, hurry: bool = False) -> None:
+        """In a `hurry` (somebody waits for the prompt) the reaper verifies the end of what costs money."""
         if self._is_foreign:
             return
         self._is_abandoned = True
@@ -178,14 +182,14 @@ class ComputePool(target.Target):
         elif not self._is_starting:
             return
         with self._changing:
-            self._end()
+            self._end(hurry=hurry)
 
-    def _end(self) -> None:
+    def _end(self, *, hurry: bool) -> None:
         if self in target.started:
             target.started.remove(self)
         running = self._running
         if running is not None:
-            running.stop()
+            running.stop(hurry=hurry)
             self._last_cost = running.fleet.usd
             _RUNNING.discard(self)
             self._running = None
@@ -202,7 +206,7 @@ class ComputePool(target.Target):
         if self._entered:
             return
         try:
-            self.stop()
+            self._stop(hurry=kind is not None and issubclass(kind, KeyboardInterrupt))
         except CleanupError as problem:
             if error is None:
                 raise
@@ -258,7 +262,7 @@ class ComputePool(target.Target):
     def _tear_down(self, running: Running, error: BaseException) -> None:
         """Ends what a failed start left; that it could not be ended is worse than why it failed."""
         try:
-            running.stop()
+            running.stop(hurry=isinstance(error, KeyboardInterrupt))
         except CleanupError as problem:
             raise problem from error
         self._running = None

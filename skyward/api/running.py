@@ -14,7 +14,8 @@ from skyward.api.bus import EventBus
 from skyward.api.flight import Collection, Flight, Sequel, Stream, TaskFuture
 from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
-from skyward.cloud.launch import Fleet, FleetOrder, project_root
+from skyward.cloud.fleet import Fleet, FleetOrder
+from skyward.cloud.project import project_root
 from skyward.contracts.engine import Engine, EngineContext
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, GuardError, SkywardError, TaskCancelled, TaskLost
@@ -67,6 +68,9 @@ class Running:
                 concurrency=options.concurrency,
                 bootstrap_timeout_s=options.bootstrap_timeout_s,
                 project=self._project,
+                volumes=options.volumes,
+                lease_s=options.lease_s,
+                replaces=options.preemption == "replace",
             )
         )
 
@@ -90,13 +94,14 @@ class Running:
             )
         )
 
-    def stop(self) -> None:
-        """Ends work and machines. A second call finishes what an interrupted first one left."""
+    def stop(self, *, hurry: bool = False) -> None:
+        """Ends work and machines. A second call finishes what an interrupted first one left. In a `hurry` the reaper
+        does what takes long."""
         if self._guard is not None:
             self._guard.cancel()
         self._abort(TaskCancelled("the pool was stopped before the task was through"))
         try:
-            self.fleet.stop()
+            self.fleet.stop(hurry=hurry)
         finally:
             self._say_goodbye()
 

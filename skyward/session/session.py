@@ -412,7 +412,7 @@ def _exit_code(verdicts: Mapping[str, int], error: BaseException | None) -> int:
 
 
 def _travelling_code() -> dict[str, Any]:
-    from skyward.cloud.launch import project_root
+    from skyward.cloud.project import project_root
     from skyward.remote.bundle import project_archive
 
     root = project_root()

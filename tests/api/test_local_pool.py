@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import skyward as sky
-from skyward.cloud.launch import _is_installed
+from skyward.cloud.project import _is_installed
 
 
 @sky.compute
