@@ -15,6 +15,8 @@ from skyward import Capabilities, Endpoint, Instance, LaunchRequest, Offer, Prov
 
 _SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _SMI_S = 10.0
+_ARCHITECTURES = {"aarch64": "arm64", "amd64": "x86_64"}
+"""What `uname -m` says -> what offers say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def _this_machine() -> Offer:
         vcpus=float(_cpus()),
         memory_gib=_memory_gib(),
         disk_gb=_disk_gb(),
-        architecture={"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
+        architecture=_ARCHITECTURES.get(machine := platform.machine().lower(), machine),
         accelerator=name,
         accelerator_count=float(count),
         accelerator_memory_gib=memory_gib,

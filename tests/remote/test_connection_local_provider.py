@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,19 @@ def test_it_offers_itself_for_nothing(provider: LocalProvider) -> None:
     assert machine.usd_per_hour == 0.0
     assert machine.vcpus == len(os.sched_getaffinity(0))
     assert machine.memory_gib > 0.1
-    assert machine.architecture == os.uname().machine
     assert sky.Local is Local
+
+
+@pytest.mark.parametrize(
+    ("said", "architecture"),
+    [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64")],
+)
+def test_its_architecture_has_the_catalogs_name(
+    provider: LocalProvider, monkeypatch: pytest.MonkeyPatch, said: str, architecture: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: said)
+
+    assert offer(provider).architecture == architecture
 
 
 def test_nodes_share_it_and_are_told_apart(provider: LocalProvider) -> None:
