@@ -297,6 +297,7 @@ def _environment_line(environment: Mapping[str, Any]) -> str:
         parts.append("code stays where it is")
     else:
         parts.append(f"code {_size(code['bytes'])} ({code['files']} files of {code['directory']})")
+        parts += [f"left here: {', '.join(code['left_here'])}"] if code["left_here"] else []
     return f"env   {' · '.join(parts)}"
 
 

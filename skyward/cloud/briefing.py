@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from skyward.cloud.project import own_paths
 from skyward.contracts.provider import Provider
+from skyward.model.event import WarningRaised
 from skyward.model.instance import Endpoint, Instance
 from skyward.model.instance_info import VARIABLE, InstanceInfo, Peer
 from skyward.model.offer import Offer
@@ -24,6 +26,7 @@ from skyward.remote.probe import Probe
 
 if TYPE_CHECKING:
     from skyward.cloud.fleet import FleetOrder
+    from skyward.remote.bundle import Archive
 
 HEAD_PORT = 29500
 """Where the head listens for its peers; what torchrun and others use."""
@@ -50,6 +53,7 @@ class Briefing:
         self._lock = threading.Lock()
         self._peers: list[Peer] = []
         self._head_port = 0
+        self._archive: Archive | None = None
 
     def settings(
         self, node: Node, nodes: Sequence[Node], probe: Probe, environment: Environment
@@ -85,11 +89,24 @@ class Briefing:
         project: Path | None = self._order.project
         if project is None:
             return {"runtime": runtime_archive()}
-        return {
-            "runtime": runtime_archive(),
-            "project": project_archive(project),
-            "sys_path": import_paths(project),
-        }
+        archive = project_archive(project)
+        self._tell_of_what_stays(archive, project)
+        return {"runtime": runtime_archive(), "project": archive, "sys_path": import_paths(project)}
+
+    def _tell_of_what_stays(self, archive: Archive, project: Path) -> None:
+        """Once: which files of the project should have come along and cannot."""
+        with self._lock:
+            is_told, self._archive = self._archive is archive, archive
+        if is_told or not archive.skipped:
+            return
+        first, count = archive.skipped[0].partition(": ")[0], len(archive.skipped)
+        more = f"; and {count - 3} more" if count > 3 else ""
+        self._order.emit(
+            WarningRaised(
+                message=f"{archive.label}: left here: {'; '.join(archive.skipped[:3])}{more}",
+                hint=f"echo {shlex.quote(f'/{first}')} >> {shlex.quote(str(project / '.skywardignore'))}",
+            )
+        )
 
     @property
     def workers_per_node(self) -> int:

@@ -257,7 +257,8 @@ class _Walk:
         except OSError:
             return  # a dangling link, or gone since it was listed
         if entry.is_symlink() and not self._stays_inside(entry.path):
-            self.skipped.append(f"{_printable(name)}: links out of the project")
+            if not _is_ignored(entry.path + "/" * stat.S_ISDIR(status.st_mode), rules):
+                self.skipped.append(f"{_printable(name)}: links out of the project")
         elif stat.S_ISDIR(status.st_mode):
             if self._takes_directory(entry, name, rules):
                 yield from self._directory(entry.path, name + "/", rules, above)

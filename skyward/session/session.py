@@ -417,7 +417,12 @@ def _travelling_code() -> dict[str, Any]:
 
     root = project_root()
     archive = project_archive(root)
-    return {"directory": str(root), "files": archive.files, "bytes": len(archive.data)}
+    return {
+        "directory": str(root),
+        "files": archive.files,
+        "bytes": len(archive.data),
+        "left_here": list(archive.skipped),
+    }
 
 
 def _finished(value: Any) -> Any:

@@ -89,6 +89,36 @@ def test_the_users_project_travels(config: dict[str, object], tmp_path: Path) ->
     assert done.stdout == "(0, 3, 6, 9, 12) (3, 3)\n", done.stderr
 
 
+def test_what_cannot_come_along_is_told_once_with_how_to_keep_it_back(
+    config: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").touch()
+    (project / "data").symlink_to("/usr/share")
+    (project / "deploy").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    heard: list[sky.events.WarningRaised] = []
+
+    def run() -> None:
+        heard.clear()
+        pool = sky.ComputePool(sky.SSH(**config), display="quiet")  # type: ignore[arg-type]
+        pool.on(sky.events.WarningRaised, heard.append)
+        with pool:
+            pass
+
+    run()
+
+    assert [one.message for one in heard] == [
+        "project 'project': left here: data: links out of the project; deploy: holds a private key"
+    ]
+    for _ in range(2):
+        subprocess.run(["sh", "-c", heard[0].hint], check=True)
+        run()
+    assert heard == []
+
+
 def test_more_nodes_than_hosts_is_refused_before_anything_runs(config: dict[str, object]) -> None:
     with pytest.raises(sky.CapacityError, match="3 nodes were asked for, and there are 2 hosts"):  # noqa: SIM117
         with sky.ComputePool(sky.SSH(**config), nodes=3, display="quiet"):  # type: ignore[arg-type]

@@ -279,6 +279,17 @@ def test_links_that_lead_out_to_secrets_or_in_circles_do_not_travel(project: Pat
     assert "out.txt: links out of the project" in archive.skipped
 
 
+def test_a_link_that_is_ignored_is_not_missed(project: Path, tmp_path: Path) -> None:
+    write(tmp_path, {"outside/large.bin": "x"})
+    (project / "data").symlink_to(tmp_path / "outside")
+    (project / "large").symlink_to(tmp_path / "outside" / "large.bin")
+    assert len(project_archive(project).skipped) == 2
+
+    write(project, {".skywardignore": "data/\n/large\n"})
+
+    assert project_archive(project).skipped == ()
+
+
 def test_sockets_and_pipes_are_passed_over(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(project / "pipe")
     monkeypatch.chdir(project)

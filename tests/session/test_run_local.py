@@ -337,6 +337,7 @@ def test_a_dry_run_says_what_would_travel(run: Skyward) -> None:
     assert environment["packages"] == ["numpy>=2"]
     assert environment["code"]["files"] == 1
     assert environment["code"]["bytes"] > 0
+    assert environment["code"]["left_here"] == []
 
 
 def test_a_deadline_stops_the_work_and_exits_6(run: Skyward) -> None:
