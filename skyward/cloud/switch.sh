@@ -7,7 +7,8 @@
 # a reboot, too. As root nothing but these commands is needed: chown, dd, mv, sleep and one that switches off.
 lifetime=${1:?} lease=${2:?} user=${3:-} name=${4:-machine} owner=${3:-}
 run=${SKYWARD_RUN:-/run/skyward} lib=${SKYWARD_LIB:-/var/lib/skyward}
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin
+usual=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin
+PATH=${PATH%":$usual"}:$usual
 
 # A machine that cannot start one more process makes a shell give up; this one begins anew, which needs none.
 trap 'exec /bin/sh "$0" "$lifetime" "$lease" "$user" "$name"' EXIT
@@ -57,7 +58,7 @@ heard='' seen=''
 { read -r heard seen <"$run/heard"; } 2>/dev/null
 is_number "$heard" || heard=$now
 
-# Ten looks in a lease, and never more than one a second.
+# Ten looks in a lease, but at most one a second and at least one in five.
 pulse=$((lease / 10))
 [ "$lease" -gt 0 ] && [ "$pulse" -lt 5 ] || pulse=5
 [ "$pulse" -ge 1 ] || pulse=1
@@ -79,5 +80,8 @@ while :; do
     { echo "$age" >"$lib/used-$name.new" && mv -f "$lib/used-$name.new" "$lib/used-$name"; } 2>/dev/null
     noted=$now
   fi
-  sleep "$pulse"
+  wait=$pulse
+  [ "$lifetime" -eq 0 ] || [ $((lifetime - age)) -ge "$wait" ] || wait=$((lifetime - age))
+  [ "$lease" -eq 0 ] || [ $((lease - silence)) -ge "$wait" ] || wait=$((lease - silence))
+  sleep "$wait"
 done
