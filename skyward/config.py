@@ -445,7 +445,7 @@ def _check_grammar(key: KeyPath, value: Any) -> None:
         "memory": sizes.parse_memory_range,
         "disk": sizes.parse_memory_range,
         **dict.fromkeys(
-            ("timeout", "max_lifetime", "lease", "bootstrap_timeout", "max_age"), sizes.parse_duration
+            ("timeout", "max_lifetime", "lease", "bootstrap_timeout", "max_age", "keep"), sizes.parse_duration
         ),
     }
     if key[0] != "providers" and len(key) in (2, 3) and key[-1] in parsers:

@@ -80,6 +80,10 @@ class PoolTable(Table):
 
 class RunTable(Table):
     addopts: Annotated[Names, _doc("Options put before those of `skyward run`.")] | UnsetType = UNSET
+    keep: (
+        Annotated[Size, _doc("How long what is kept of a run stays on disk; `30d` where nothing is said.")]
+        | UnsetType
+    ) = UNSET
 
 
 class CatalogTable(Table):

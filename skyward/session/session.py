@@ -21,12 +21,13 @@ from skyward.errors import CleanupError, ExitCode, GuardError, SkywardError
 from skyward.model.event import RunFinished, RunStarted, WarningRaised
 from skyward.model.outcome import Outcome
 from skyward.model.report import RunReport, TaskReport
+from skyward.model.sizes import parse_duration
 from skyward.model.task import Task
 from skyward.session import answer, collect
 from skyward.session.interrupt import DeadlinePassed, Interrupted, Interrupts
 from skyward.session.record import Recorder
 from skyward.session.select import matcher
-from skyward.session.store import Store, brief, new_id, utc
+from skyward.session.store import KEEP, Store, brief, new_id, prune, utc
 from skyward.session.target import Target, load, pool_arguments
 
 if TYPE_CHECKING:
@@ -245,8 +246,6 @@ class Session:
         self._keep(-1, driver.id, outcome)
 
     def _timeout_s(self) -> float | None:
-        from skyward.model.sizes import parse_duration
-
         timeout = self.request.pool.get("timeout")
         return None if timeout is None else parse_duration(timeout)
 
@@ -358,6 +357,7 @@ class Session:
         from skyward.remote.secrets import Redactor
 
         redactor = Redactor(env=self._prepared_pool()._effective().image.env)
+        prune(self.config.places.state, parse_duration(self.config.get("run.keep", KEEP)))
         try:
             store = Store.create(self.config.places.state, self.id, redactor.redact)
             store.write("run.json", self._asked(started_at))

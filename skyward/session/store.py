@@ -18,8 +18,10 @@ import enum
 import json
 import math
 import os
+import re
 import reprlib
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +35,12 @@ from skyward.model.outcome import Outcome
 from skyward.session.kinds import to_json
 
 RUNS = "runs"
+KEEP = "30d"
+"""How long a run is kept where the configuration does not say it."""
+PRUNED_AT_ONCE = 100
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case: sorts like numbers, and no letter is mistaken for a digit."""
+_ID = re.compile(f"r-[{_ALPHABET}]{{8}}")
 _EPOCH_S = 1_704_067_200
 """2024-01-01 UTC; seven letters of 1/32 s since then last until 2058."""
 VALUE_ROOM = 16 * 1024
@@ -49,6 +55,32 @@ def new_id(now: float | None = None) -> str:
         ticks, digit = divmod(ticks, 32)
         letters = _ALPHABET[digit] + letters
     return f"r-{letters}{secrets.choice(_ALPHABET)}"
+
+
+def prune(state: Path, keep_s: float) -> int:
+    """Removes what is kept of runs in which nothing has happened for `keep_s`, oldest first, some at a time.
+
+    Gives how many are gone. An hour is waited in any case: a run may be going on. Whatever else lies in the
+    directory is left alone, and what cannot be removed stays.
+    """
+    try:
+        found = sorted(one for one in (state / RUNS).iterdir() if _ID.fullmatch(one.name))
+    except OSError:
+        return 0
+    before = time.time() - max(keep_s, 3600)
+    old = [one for one in found if _touched_at(one) < before][:PRUNED_AT_ONCE]
+    for directory in old:
+        shutil.rmtree(directory, ignore_errors=True)
+    return sum(not directory.exists() for directory in old)
+
+
+def _touched_at(directory: Path) -> float:
+    """When something was last written there; now, where that cannot be known."""
+    try:
+        with os.scandir(directory) as files:
+            return max(directory.stat().st_mtime, *(file.stat().st_mtime for file in files), 0.0)
+    except OSError:
+        return time.time()
 
 
 class Store:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -457,6 +459,21 @@ def test_a_run_is_kept_with_its_items_outcomes_events_plan_and_report(
     assert report["tasks"]["failed"] == 1
     assert json.loads((first / "run.json").read_text())["target"] == "train.py:folds"
     assert read_lines(second / "outcomes.jsonl")[0]["value"] == 3.0
+
+
+def test_old_runs_make_room_as_the_configuration_says(run: Skyward, runs: Runs) -> None:
+    run("train.py:hello")
+    (first,) = runs()
+    week_ago = time.time() - 7 * 86_400
+    for path in (*first.iterdir(), first):
+        os.utime(path, (week_ago, week_ago))
+
+    run("train.py:hello")
+    assert len(runs()) == 2
+    run("train.py:hello", SKYWARD_RUN__KEEP="6d")
+
+    assert first not in runs()
+    assert len(runs()) == 2
 
 
 def test_no_secret_of_the_environment_is_kept(run: Skyward, empty_home: Path) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyward import Instance, Offer, TaskReport, events
-from skyward.session.store import VALUE_ROOM, Store, describe_value, new_id, plain, utc
+from skyward.session import store as store_module
+from skyward.session.store import VALUE_ROOM, Store, describe_value, new_id, plain, prune, utc
 
 
 @dataclass
@@ -152,3 +155,35 @@ def test_whatever_is_written_can_be_read_as_json(value: Any) -> None:
 
 def test_times_are_utc() -> None:
     assert utc(1738324800.5) == "2025-01-31T12:00:00.500Z"
+
+
+def old(state: Path, run: str, days: float) -> Path:
+    """A run in which nothing has happened for so long."""
+    store = Store.create(state, run)
+    store.append("events.jsonl", {"event": "x"})
+    store.close()
+    at = time.time() - days * 86_400
+    for path in (store.directory / "events.jsonl", store.directory):
+        os.utime(path, (at, at))
+    return store.directory
+
+
+def test_runs_that_are_old_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    gone, kept = old(tmp_path, "r-00000001", 40), old(tmp_path, "r-00000002", 20)
+    unusual = old(tmp_path, "mine", 400)
+    busy = old(tmp_path, "r-00000003", 40)
+    os.utime(busy / "events.jsonl")
+
+    assert prune(tmp_path, 30 * 86_400) == 1
+
+    assert [path.exists() for path in (gone, kept, unusual, busy)] == [False, True, True, True]
+    assert prune(tmp_path / "nowhere", 1) == 0
+
+
+def test_of_very_many_old_runs_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "PRUNED_AT_ONCE", 2)
+    runs = [old(tmp_path, f"r-0000000{number}", 40) for number in range(5)]
+
+    assert prune(tmp_path, 0) == 2
+
+    assert [path.exists() for path in runs] == [False, False, True, True, True]
