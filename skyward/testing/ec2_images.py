@@ -57,6 +57,20 @@ def _dlami(version: str, architecture: str) -> Image:
     )
 
 
+def _older_dlami() -> Image:
+    return Image(
+        name="Deep Learning Base Proprietary Nvidia Driver AMI (Amazon Linux 2) Version 75.0",
+        owner=AMAZON_DLAMI,
+        owner_alias="amazon",
+        root_device="/dev/xvda",
+        root_gib=45,
+        user="ec2-user",
+        parameters=(
+            "/aws/service/deeplearning/ami/x86_64/base-proprietary-nvidia-driver-amazon-linux-2/latest/ami-id",
+        ),
+    )
+
+
 def _neuron(version: str) -> Image:
     return Image(
         name=f"Deep Learning AMI Neuron (Ubuntu {version}) 20261001",
@@ -83,6 +97,7 @@ IMAGES: tuple[Image, ...] = (
     *(_ubuntu("22.04", "jammy", each) for each in ("x86_64", "arm64")),
     *(_ubuntu("24.04", "noble", each) for each in ("x86_64", "arm64")),
     *(_dlami(version, each) for version in ("22.04", "24.04") for each in ("x86_64", "arm64")),
+    _older_dlami(),
     *(_neuron(version) for version in ("22.04", "24.04")),
     *(_amazon_linux(each) for each in ("x86_64", "arm64")),
 )

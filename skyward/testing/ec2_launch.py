@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,15 @@ from skyward.testing.ec2_wire import inside, structures
 UNLIMITED = 1 << 30
 USER_DATA_LIMIT = 16384
 """Bytes before encoding: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html (2026-11)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing can be had, in the words of the API."""
+
+    code: str
+    message: str
+
 
 _REPLACED_WHOLE = (
     "NetworkInterface",
@@ -30,30 +39,33 @@ class Choice:
     override: Mapping[str, str]
     instance_type: str
     zone: str
+    market: str
     subnet: str
     price: float
     free: int
     """How many could be had."""
-    refusal: tuple[str, str] | None = None
-    """(code, message) of why none can be had."""
+    refusal: Refusal | None = None
+    """Why no more can be had."""
 
     @property
     def priority(self) -> float:
         return float(self.override.get("Priority", self.number))
 
-    @property
-    def max_price(self) -> float | None:
-        given = self.override.get("MaxPrice")
-        return float(given) if given else None
 
-
-def allocate(choices: Sequence[Choice], count: int, strategy: str) -> list[tuple[Choice, int]]:
-    """How many of each, as far as there are any.
+def allocate(choices: Sequence[Choice], count: int, options: Mapping[str, str]) -> list[tuple[Choice, int]]:
+    """How many of each, as far as there are any. `options` are SpotOptions or OnDemandOptions.
 
     The five strategies of CreateFleet as their documentation orders them; where EC2 forecasts interruptions, what is
     free stands for them: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-fleet-allocation-strategy.html (2026-11).
     """
-    order = {
+    strategy = options.get("AllocationStrategy", "lowest-price")
+    single = {
+        name for name in ("SingleInstanceType", "SingleAvailabilityZone") if options.get(name) == "true"
+    }
+    if single:
+        choices = _largest(choices, count, single)
+    least = int(options.get("MinTargetCapacity", 0))
+    order: Callable[[Choice], tuple[Any, ...]] = {
         "lowest-price": lambda each: (each.price, each.number),
         "diversified": lambda each: (each.number,),
         "capacity-optimized": lambda each: (-min(each.free, UNLIMITED), each.number),
@@ -62,15 +74,28 @@ def allocate(choices: Sequence[Choice], count: int, strategy: str) -> list[tuple
         "prioritized": lambda each: (each.priority, each.number),
     }[strategy]
     ranked = sorted((choice for choice in choices if choice.free > 0), key=order)
-    if strategy == "diversified":
-        return _in_turns(ranked, count)
+    taken = _in_turns(ranked, count) if strategy == "diversified" else _one_after_another(ranked, count)
+    return taken if sum(number for _, number in taken) >= least else []
+
+
+def _largest(choices: Sequence[Choice], count: int, single: set[str]) -> Sequence[Choice]:
+    """The choices of the one type or zone of which most can be had; the first where several are as good."""
+    groups: dict[tuple[str, str], list[Choice]] = {}
+    for choice in choices:
+        key = (
+            choice.instance_type if "SingleInstanceType" in single else "",
+            choice.zone if "SingleAvailabilityZone" in single else "",
+        )
+        groups.setdefault(key, []).append(choice)
+    return max(groups.values(), key=lambda group: min(count, sum(each.free for each in group)), default=[])
+
+
+def _one_after_another(choices: Sequence[Choice], count: int) -> list[tuple[Choice, int]]:
     taken = []
-    for choice in ranked:
-        if count <= 0:
-            break
-        got = min(choice.free, count)
-        taken.append((choice, got))
-        count -= got
+    for choice in choices:
+        if count > 0:
+            taken.append((choice, min(choice.free, count)))
+            count -= choice.free
     return taken
 
 
@@ -136,7 +161,7 @@ def fleet_targets(parameters: Mapping[str, str]) -> dict[str, int]:
     return {"on-demand": demand, "spot": spot}
 
 
-def fleet_item(choice: Choice, market: str, **more: Any) -> dict[str, Any]:
+def fleet_item(choice: Choice, **more: Any) -> dict[str, Any]:
     """What CreateFleet says of one choice, of its success or its failure."""
     template, override = choice.template, choice.override
     names = {
@@ -153,6 +178,6 @@ def fleet_item(choice: Choice, market: str, **more: Any) -> dict[str, Any]:
     }
     return {
         "launchTemplateAndOverrides": {"launchTemplateSpecification": specification, "overrides": names},
-        "lifecycle": market,
+        "lifecycle": choice.market,
         **more,
     }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -62,7 +63,8 @@ def moto_for(hooks: Hooks) -> Iterator[Callable[[Mapping[str, Any], Any], Any]]:
             (ParameterDict, "_check_loading_status", _with_parameters(ParameterDict._check_loading_status)),
         ):
             stack.enter_context(patch.object(what, name, replacement))
-        yield DomainDispatcherApplication(create_backend_app)
+        app: Any = DomainDispatcherApplication(create_backend_app)
+        yield app
 
 
 def backend(region: str) -> Any:
@@ -103,26 +105,109 @@ def user_data_of(instance: Any) -> str:
     return instance.user_data.decode() if instance.user_data else ""
 
 
-def vcpus(region: str, instance_type: str) -> int:
+def vcpus(instance_type: str) -> int:
     """0 for a type that does not exist."""
-    shape = _shape(region, instance_type)
+    shape = _shapes().get(instance_type)
     return int(shape["VCpuInfo"]["DefaultVCpus"]) if shape else 0
 
 
-def architectures(region: str, instance_type: str) -> list[str]:
-    shape = _shape(region, instance_type)
+def architectures(instance_type: str) -> list[str]:
+    shape = _shapes().get(instance_type)
     return list(shape["ProcessorInfo"]["SupportedArchitectures"]) if shape else []
 
 
 def is_offered(region: str, instance_type: str, zone: str) -> bool:
-    offerings = backend(region).describe_instance_type_offerings("availability-zone", {})
-    return any(row["InstanceType"] == instance_type and row["Location"] == zone for row in offerings)
+    return zone in _offerings(region).get(instance_type, ())
 
 
-def _shape(region: str, instance_type: str) -> Any:
+def types_offered(region: str) -> list[str]:
+    return list(_offerings(region))
+
+
+def zone_of(region: str, parameters: Mapping[str, str]) -> str:
+    """The zone in which RunInstances would launch."""
+    subnet = parameters.get("SubnetId")
+    for name, value in parameters.items():
+        if name.startswith("NetworkInterface.") and name.endswith(".SubnetId"):
+            subnet = value
+    for zone, subnets in backend(region).subnets.items():
+        if subnet in subnets:
+            return str(zone)
+    return parameters.get("Placement.AvailabilityZone") or parameters.get("AvailabilityZone") or f"{region}a"
+
+
+def set_addresses(instance: Any, *, public: str, private: str) -> None:
+    """The public address only where the subnet or the request wants one."""
+    nic = instance.nics[0]
+    nic.private_ip_address = private
+    nic.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": private}]
+    if nic.public_ip:
+        nic.public_ip = public
+
+
+def groups_of(instance: Any) -> list[Any]:
+    return [group for nic in instance.nics.values() for group in nic.group_set]
+
+
+def disks_of(instance: Any) -> list[tuple[Any, str]]:
+    """Volumes beside the root disk, and the devices they were attached as."""
+    volumes = instance.ec2_backend.volumes
+    return [
+        (volumes[block.volume_id], device)
+        for device, block in instance.get_block_device_mapping
+        if device not in (instance.root_device_name, "/dev/sda1") and block.volume_id in volumes
+    ]
+
+
+def leftovers(region: str) -> dict[str, list[str]]:
+    """What somebody made there beside instances, by kind."""
+    here = backend(region)
+    groups = [group for vpc in here.groups.values() for group in vpc.values() if group.name != "default"]
+    return {
+        "security-group": [f"{group.id} {group.name}" for group in groups],
+        "key-pair": list(here.key_pairs),
+        "launch-template": [template.name for template in here.launch_templates.values()],
+        "volume": list(here.volumes),
+    }
+
+
+def give_profile(region: str, ids: list[str], profile: str) -> None:
+    """moto gives the profile to the first instance of a launch only."""
+    here = backend(region)
+    kind = "iam_instance_profile_arn" if profile.startswith("arn:") else "iam_instance_profile_name"
+    for id in ids:
+        if id not in here.iam_instance_profile_associations:
+            here.associate_iam_instance_profile(instance_id=id, **{kind: profile})
+
+
+def role_of(instance: Any) -> str | None:
+    """The role whose credentials the instance has."""
+    association = instance.ec2_backend.iam_instance_profile_associations.get(instance.id)
+    roles = association.iam_instance_profile.roles if association else []
+    return roles[0].name if roles else None
+
+
+def terminate(region: str, id: str) -> None:
+    instance = backend(region).get_instance_by_id(id)
+    if instance is not None:
+        instance.terminate()
+
+
+def _shapes() -> Mapping[str, Any]:
     from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-    return INSTANCE_TYPES.get(instance_type)
+    return INSTANCE_TYPES
+
+
+@cache
+def _offerings(region: str) -> Mapping[str, frozenset[str]]:
+    """Zones by instance type."""
+    from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
+
+    found: dict[str, set[str]] = {}
+    for row in INSTANCE_TYPE_OFFERINGS["availability-zone"].get(region, ()):
+        found.setdefault(row["InstanceType"], set()).add(row["Location"])
+    return {name: frozenset(zones) for name, zones in found.items()}
 
 
 def _instance_patches(models: Any, hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
@@ -172,12 +257,14 @@ def _with_parameters(original: Callable[[Any, str], None]) -> Callable[[Any, str
     """The public parameters of the image owners, which moto does not have."""
 
     def check(self: Any, key: str) -> None:
+        from datetime import UTC, datetime
+
         from moto.ssm.models import Parameter
 
         original(self, key)
         image = PARAMETERS.get(str(key))
         if image is not None and not dict.__contains__(self, key):
-            parameter = Parameter(
+            parameter = Parameter(  # type: ignore[abstract]
                 account_id=self.account_id,
                 name=key,
                 value=image_id(image, self.region_name),
@@ -185,7 +272,7 @@ def _with_parameters(original: Callable[[Any, str], None]) -> Callable[[Any, str
                 description=None,
                 allowed_pattern=None,
                 keyid=None,
-                last_modified_date=time.time(),
+                last_modified_date=datetime.now(UTC),
                 version=1,
                 data_type="text",
             )
@@ -199,8 +286,19 @@ def _register_images(backend: Any, region: str) -> None:
 
     from moto.ec2.models.amis import Ami
 
+    class Sized(Ami):
+        """Its root disk is as large as the real one's."""
+
+        root_gib = 8
+
+        @property
+        def block_device_mappings(self) -> list[dict[str, Any]]:
+            (mapping,) = super().block_device_mappings
+            size = {"VolumeSize": self.root_gib, "VolumeType": "gp3", "DeleteOnTermination": True}
+            return [{**mapping, "Ebs": {**mapping["Ebs"], **size}}]
+
     for image in IMAGES:
-        backend.amis[image_id(image, region)] = Ami(
+        made = backend.amis[image_id(image, region)] = Sized(
             backend,
             image_id(image, region),
             name=image.name,
@@ -216,6 +314,7 @@ def _register_images(backend: Any, region: str) -> None:
             root_device_name=image.root_device,
             region_name=f"{region}a",
         )
+        made.root_gib = image.root_gib
 
 
 def _forget_everything() -> None:

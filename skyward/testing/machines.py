@@ -1,13 +1,15 @@
-"""Machines of a simulated cloud: each a real sshd at its own loopback address, with a disk and processes of its own.
+"""Machines of a simulated cloud: each a real sshd at its own loopback address, with processes of its own.
 
 As root a machine is a set of namespaces: its own processes, mounts, hostname, uptime, accounts and a disk that vanishes
 with it. It executes its user data, powers itself off, and dies as machines do: all at once. Without root it is an sshd
-of the current user on a high port, and the user data has only that user's rights. Linux only; needs openssh-server.
+of the current user on a high port; user data has that user's rights, and what it may not write it does not write.
+Linux only; needs openssh-server.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -20,17 +22,22 @@ from typing import Any
 
 from skyward.testing.machines_image import (
     ASSEMBLE,
+    INIT,
     PATH,
-    SSHD_CONFIG,
+    commands,
     shared_places,
+    sshd_config,
     write,
     write_image,
 )
-from skyward.testing.machines_userdata import parse_user_data
-from skyward.testing.sshd import require_sshd
+from skyward.testing.machines_userdata import UserData, parse_user_data
+from skyward.testing.simcloud_network import Direction, Network
+from skyward.testing.sshd import can_isolate, require_sshd
 
 BOOT_S = 30.0
+MARK = "SKYWARD_TEST_MACHINE"
 _STOP_S = 10.0
+_ISOLATED = "/opt/simulated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,61 +50,84 @@ class MachineSpec:
     private_address: str
     """Where its neighbours reach it."""
     port: int = 22
+    listen: tuple[str, ...] = ()
+    """Where its sshd listens, if relays stand at its addresses."""
     user_data: str = ""
     authorized_keys: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of everything that runs on it."""
+    has_sshd: bool = True
+    """False: it boots, and nobody answers."""
+    has_own_host_key: bool = False
+    """True: whatever host key it was told to have, it has another."""
 
 
 class Machine:
-    """One machine. `start` boots it; `end` is the power cord. Thread-safe."""
+    """One machine. `start` boots it; `end` is the power cord. Safe to use from several threads."""
 
-    def __init__(self, spec: MachineSpec, *, directory: Path, image: Path) -> None:
+    def __init__(self, spec: MachineSpec, *, directory: Path, image: Path | None, network: Network) -> None:
         self.spec = spec
         self.directory = directory
-        """Its files on this computer: what it was made of and its console."""
+        """Its files on this computer: what it was made of, and its console."""
         self.on_end: Callable[[Machine], None] | None = None
         """Called, from a thread of its own, when the machine has ended by itself."""
-        self._image = image
+        self._body = _Isolated(spec, directory, image) if image is not None else _Plain(spec, directory)
+        self._network = network
         self._process: subprocess.Popen[bytes] | None = None
-        self._init = 0
         self._is_ending = False
         self._lock = threading.RLock()
+        self._booted = threading.Event()
 
     # -- life ------------------------------------------------------------------------------------------------
 
     def start(self, deadline_s: float = BOOT_S) -> bool:
-        """Boots it; whether its sshd answers now. One whose user data hangs boots for ever, as a real one does."""
+        """Boots it; whether its sshd answers by then. One whose user data hangs boots for ever, as a real one does."""
         require_sshd()
-        self._write_seed()
         with self._lock:
             if self._is_ending:
                 return False
-            self._process = process = self._spawn()
-        is_up = self._await_ready(process, deadline_s)
-        threading.Thread(
-            target=self._watch, args=(process,), name=f"{self.spec.name}-end", daemon=True
-        ).start()
-        return is_up
+            self._process = process = self._body.spawn()
+        threading.Thread(target=self._watch, args=(process,), name="machine", daemon=True).start()
+        try:
+            return self._body.await_ready(process, deadline_s)
+        finally:
+            self._booted.set()
+
+    def await_boot(self, timeout_s: float = BOOT_S) -> None:
+        """Returns when its sshd answers, or never will."""
+        self._booted.wait(timeout_s)
 
     def end(self) -> None:
         """Every process of it ends at once, and its disk is gone. Idempotent."""
         with self._lock:
             self._is_ending = True
             process = self._process
-        if process is None:
-            return
-        if self._init:
-            _kill(self._init)
-        process.kill()
-        process.wait(_STOP_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._booted.set()
+        if process is not None:
+            self._network.join(self.address)
+            self._network.join(self.spec.private_address)
+            self._body.end(process)
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it."""
+        return self.spec.address
 
     @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def partition(self, direction: Direction = "both") -> None:
+        """Nothing reaches it, nothing comes from it ("in", "out": one of them), and nobody is told."""
+        self._network.cut(self.address, direction)
+        self._network.cut(self.spec.private_address, direction)
+
+    def heal(self) -> None:
+        """The network is whole again; connections that waited go on."""
+        self._network.join(self.address)
+        self._network.join(self.spec.private_address)
 
     def freeze(self) -> None:
         """Everything on it stops, as on a machine that hangs; connections stay open and silent."""
@@ -106,51 +136,49 @@ class Machine:
     def thaw(self) -> None:
         self._signal_all(signal.SIGCONT)
 
-    # -- faults inside --------------------------------------------------------------------------------------
-
     def kill_sshd(self, *, sessions: bool = False) -> None:
-        """sshd dies: nobody new gets in. With `sessions` nobody stays in either; the machine lives on."""
+        """sshd dies: nobody new gets in. With `sessions` nobody stays in either. The machine lives on."""
         for process in self.processes():
             words = _words(process)
-            if words[:1] and words[0].startswith("sshd") and (sessions or "[listener]" in words):
+            if (
+                words[:1]
+                and words[0].startswith("sshd:")
+                and (sessions or "[listener]" in words[0] + " ".join(words))
+            ):
                 _send(process, signal.SIGKILL)
 
     def start_sshd(self) -> None:
-        self.run("/usr/sbin/sshd -E /var/log/auth.log")
+        """After `kill_sshd`."""
+        self.run(f"$(command -v sshd) -f {self._body.config} -E {self._body.log}")
 
     def wrong_host_key(self) -> None:
-        """Somebody else answers at its address: another host key, the same everything else."""
+        """From now on somebody with another host key answers at its address."""
+        keys = f"{self._body.ssh}/ssh_host_"
         self.run(
-            "rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; "
-            "kill -HUP $(cat /run/sshd.pid)"
+            f"rm -f {keys}*; ssh-keygen -q -t ed25519 -N '' -f {keys}ed25519_key\n"
+            f"old=$(cat {self._body.sshd_pid}); rm -f {self._body.sshd_pid}; kill -HUP $old\n"
+            f"for _ in $(seq 200); do [ -s {self._body.sshd_pid} ] && exit 0; sleep 0.01; done; exit 1"
         )
 
     # -- what tests ask ---------------------------------------------------------------------------------------
 
     def processes(self) -> list[Any]:
-        """Every living process of it but the first (`psutil.Process`)."""
-        import psutil
-
-        space = _link(f"/proc/{self._init}/ns/pid") if self._init else None
-        if space is None:
-            return []
-        own = (process for process in psutil.process_iter() if _link(f"/proc/{process.pid}/ns/pid") == space)
-        return [process for process in own if process.pid != self._init]
+        """Every living process of it but the first (`psutil.Process`), however it was detached."""
+        return self._body.processes()
 
     def run(self, script: str, *, timeout_s: float = 30.0) -> str:
-        """What a shell script prints that runs on it as root.
+        """What a shell script prints that runs on it as root (as its user, without isolation).
 
         Raises:
             subprocess.CalledProcessError: it failed.
         """
-        enter = ["nsenter", f"--target={self._init}", "--pid", "--mount", "--uts", *_TIME, "--root", "--wd=/"]
         done = subprocess.run(
-            [*enter, "/bin/sh", "-c", f". /opt/simulated/environment\n{script}"],
+            self._body.command(script),
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=timeout_s,
-            env=_clean_environment(),
+            env=_environment(self.spec.name),
         )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, script, done.stdout, done.stderr)
@@ -159,9 +187,24 @@ class Machine:
     def read(self, path: str) -> str:
         """A file on it; "" where there is none."""
         try:
-            return Path(f"/proc/{self._init}/root", path.lstrip("/")).read_text(errors="replace")
+            return self._body.path(path).read_text(errors="replace")
         except OSError:
             return ""
+
+    @property
+    def host_key(self) -> str:
+        """Its public host key, as it would be pinned."""
+        return " ".join(self.read(f"{self._body.ssh}/ssh_host_ed25519_key.pub").split()[:2])
+
+    @property
+    def log(self) -> str:
+        """What its sshd says."""
+        return self.read(self._body.log)
+
+    @property
+    def output(self) -> str:
+        """What its user data printed."""
+        return self.read(self._body.output)
 
     @property
     def console(self) -> str:
@@ -171,60 +214,12 @@ class Machine:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _write_seed(self) -> None:
-        seed = self.directory / "seed"
-        wanted = parse_user_data(self.spec.user_data)
-        environment = {**self.spec.environment, "PATH": PATH}
-        exports = "".join(f"export {name}='{value}'\n" for name, value in environment.items())
-        simulated = seed / "opt" / "simulated"
-        write(simulated / "environment", exports)
-        write(simulated / "early", exports + wanted.early + "\n")
-        write(simulated / "late", exports + wanted.late + "\n")
-        keys = (*self.spec.authorized_keys, *wanted.authorized_keys)
-        write(simulated / "authorized_keys", "".join(f"{key.strip()}\n" for key in keys))
-        write(
-            seed / "etc" / "environment",
-            "".join(f'{name}="{value}"\n' for name, value in environment.items()),
-        )
-        pairs = " ".join(f'"{name}={value}"' for name, value in environment.items())
-        addresses = dict.fromkeys((self.spec.address, self.spec.private_address))
-        lines = [f"Port {self.spec.port}", *(f"ListenAddress {a}" for a in addresses), f"SetEnv {pairs}"]
-        write(seed / "etc" / "ssh" / "sshd_config", "\n".join(lines) + SSHD_CONFIG, 0o644)
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        spaces = ["--fork", "--pid", "--mount", "--uts", "--kill-child=SIGKILL", *_uptime_from_zero()]
-        shared = [place for pair in shared_places() for place in pair]
-        with (self.directory / "console.log").open("wb") as console:
-            return subprocess.Popen(
-                ["unshare", *spaces, "/bin/sh", "-c", ASSEMBLE, "assemble"]
-                + [str(self.directory), str(self._image), self.spec.name, *shared],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=console,
-                start_new_session=True,
-                env=_clean_environment(),
-            )
-
-    def _await_ready(self, process: subprocess.Popen[bytes], deadline_s: float) -> bool:
-        import select
-
-        assert process.stdout is not None
-        select.select([process.stdout], [], [], deadline_s)
-        is_ready = os.get_blocking(process.stdout.fileno()) and bool(
-            select.select([process.stdout], [], [], 0)[0] and process.stdout.readline() == b"ready\n"
-        )
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        try:
-            self._init = int(children.read_text().split()[0])
-        except (OSError, IndexError):
-            raise RuntimeError(f"machine {self.spec.name} does not start: {self.console}") from None
-        return is_ready
-
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()
         with self._lock:
             if self._is_ending:
                 return
+        self._body.end(process)
         if self.on_end is not None:
             self.on_end(self)
 
@@ -234,8 +229,186 @@ class Machine:
                 _send(process, number)
 
 
+class _Plain:
+    """An sshd of the current user, with its files in a directory and its processes where they can be kept together."""
+
+    def __init__(self, spec: MachineSpec, directory: Path) -> None:
+        self.spec, self.directory = spec, directory
+        self.simulated = str(directory / "simulated")
+        self.ssh = str(directory / "ssh")
+        self.config, self.sshd_pid = f"{self.ssh}/sshd_config", f"{self.ssh}/sshd.pid"
+        self.output, self.log = str(directory / "output.log"), str(directory / "sshd.log")
+        self.init = 0
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        home = self.directory / "home"
+        home.mkdir()
+        path = f"{self.simulated}/bin:{os.environ.get('PATH', '')}:{PATH}"
+        self._write_private_files(Path(self.simulated), path, {"HOME": str(home)})
+        Path(self.ssh).mkdir()
+        for name, text in commands(
+            simulated=self.simulated, sshd_pid=self.sshd_pid, root=os.geteuid()
+        ).items():
+            write(Path(self.simulated, "bin", name), text, 0o755)
+        keys = [f"HostKey {self.ssh}/ssh_host_{kind}_key" for kind in ("ed25519", "ecdsa", "rsa")]
+        options = [*keys, "StrictModes no", f"AuthorizedKeysFile {self.simulated}/authorized_keys"]
+        self._write_config(Path(self.config), path, {"HOME": str(home)}, options)
+        arguments = [self.simulated, self.output, self.config, self.log, self.sshd_pid]
+        return self._start([*_user_spaces(), "/bin/sh", f"{self.simulated}/init", *arguments])
+
+    def await_ready(self, process: subprocess.Popen[bytes], deadline_s: float) -> bool:
+        assert process.stdout is not None
+        readable, _, _ = select.select([process.stdout], [], [], deadline_s)
+        is_ready = bool(readable) and process.stdout.readline() == b"ready\n"
+        self.init = self._first_process(process)
+        return is_ready
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        init = self.init or self._first_process(process)
+        if init:
+            _kill(init)
+        process.kill()
+        process.wait(_STOP_S)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        deadline = time.monotonic() + _STOP_S
+        while (left := self._marked()) and time.monotonic() < deadline:
+            for each in left:
+                _send(each, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def processes(self) -> list[Any]:
+        import psutil
+
+        if not self.init:
+            return []
+        space = _link(f"/proc/{self.init}/ns/pid")
+        if space is None or space == _link("/proc/self/ns/pid"):
+            return [process for process in self._marked() if process.pid != self.init]
+        own = (process for process in psutil.process_iter() if _link(f"/proc/{process.pid}/ns/pid") == space)
+        return [process for process in own if process.pid != self.init]
+
+    def command(self, script: str) -> Sequence[str]:
+        return ["/bin/sh", "-c", f". {self.simulated}/environment\ncd\n{script}"]
+
+    def path(self, path: str) -> Path:
+        return Path(path)
+
+    # -- for both -----------------------------------------------------------------------------------------------
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self.directory / "console.log").open("wb") as console:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=console,
+                start_new_session=True,
+                env=_environment(self.spec.name),
+            )
+
+    def _user_data(self) -> UserData:
+        return parse_user_data(self.spec.user_data, ssh=self.ssh, scripts=self.simulated)
+
+    def _write_private_files(self, place: Path, path: str, more: Mapping[str, str]) -> None:
+        wanted = self._user_data()
+        pairs = {**self.spec.environment, MARK: self.spec.name, **more, "PATH": path}
+        exports = "".join(f"export {name}='{value}'\n" for name, value in pairs.items())
+        write(place / "environment", exports)
+        early = [exports, wanted.early]
+        if self.spec.has_own_host_key:
+            early.append(
+                f"rm -f {self.ssh}/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f {self.ssh}/ssh_host_ed25519_key"
+            )
+        write(place / "early", "\n".join([*early, ""]))
+        if not self.spec.has_sshd:
+            write(place / "no-sshd", "")
+        write(place / "late", exports + wanted.late + "\n")
+        keys = (*self.spec.authorized_keys, *wanted.authorized_keys)
+        write(place / "authorized_keys", "".join(f"{key.strip()}\n" for key in keys))
+        if not isinstance(self, _Isolated):
+            write(place / "init", INIT)
+            write(place / "prepare", "cd\n")
+
+    def _write_config(self, file: Path, path: str, more: Mapping[str, str], options: Sequence[str]) -> None:
+        pairs = {**self.spec.environment, MARK: self.spec.name, **more, "PATH": path}
+        addresses = self.spec.listen or tuple(dict.fromkeys((self.spec.address, self.spec.private_address)))
+        lines = [
+            f"Port {self.spec.port}",
+            *(f"ListenAddress {address}" for address in addresses),
+            "SetEnv " + " ".join(f'"{name}={value}"' for name, value in pairs.items()),
+            *options,
+        ]
+        write(file, "\n".join(lines) + sshd_config(sshd_pid=self.sshd_pid))
+
+    def _first_process(self, process: subprocess.Popen[bytes]) -> int:
+        """The init of the machine: the child of `unshare`, or the shell itself."""
+        if "unshare" not in process.args:  # type: ignore[operator]
+            return process.pid
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        except OSError:
+            return 0
+        return int(children[0]) if children else 0
+
+    def _marked(self) -> list[Any]:
+        import psutil
+
+        mark = f"{MARK}={self.spec.name}".encode()
+        return [each for each in psutil.process_iter() if mark in _environ(each.pid)]
+
+
+class _Isolated(_Plain):
+    """Namespaces, and a disk of its own."""
+
+    def __init__(self, spec: MachineSpec, directory: Path, image: Path) -> None:
+        super().__init__(spec, directory)
+        self.image = image
+        self.simulated, self.ssh = _ISOLATED, "/etc/ssh"
+        self.config, self.sshd_pid = "/etc/ssh/sshd_config", "/run/sshd.pid"
+        self.output, self.log = "/var/log/cloud-init-output.log", "/var/log/auth.log"
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        seed = self.directory / "seed"
+        self._write_private_files(seed / _ISOLATED.lstrip("/"), PATH, {})
+        self._write_config(seed / "etc" / "ssh" / "sshd_config", PATH, {}, [])
+        pairs = {**self.spec.environment, "PATH": PATH}
+        write(seed / "etc" / "environment", "".join(f'{name}="{value}"\n' for name, value in pairs.items()))
+        spaces = ["--fork", "--pid", "--mount", "--uts", "--kill-child=SIGKILL", *_uptime_from_zero()]
+        shared = [place for pair in shared_places() for place in pair]
+        arguments = [str(self.directory), str(self.image), self.spec.name, *shared]
+        return self._start(["unshare", *spaces, "/bin/sh", "-c", ASSEMBLE, "assemble", *arguments])
+
+    def await_ready(self, process: subprocess.Popen[bytes], deadline_s: float) -> bool:
+        is_ready = super().await_ready(process, deadline_s)
+        said = (self.directory / "console.log").read_text(errors="replace")
+        if not is_ready and said:
+            raise RuntimeError(f"machine {self.spec.name} cannot be assembled: {said}")
+        return is_ready
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """The kernel ends the rest when the first process ends."""
+        init = self.init or self._first_process(process)
+        if init:
+            _kill(init)
+        process.kill()
+        process.wait(_STOP_S)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def command(self, script: str) -> Sequence[str]:
+        spaces = ["--pid", "--mount", "--uts", *(["--time"] if _has_time_namespaces() else [])]
+        inside = ["/bin/sh", "-c", f". {self.simulated}/environment\n{script}"]
+        return ["nsenter", f"--target={self.init}", *spaces, "--root", "--wd=/", *inside]
+
+    def path(self, path: str) -> Path:
+        return Path(f"/proc/{self.init}/root", path.lstrip("/"))
+
+
 def make_image(directory: Path) -> Path:
-    """What all machines of a cloud have on their disks. `directory` must be closed to other users."""
+    """What all isolated machines of a cloud have on their disks. `directory` is closed to other users."""
     directory.chmod(0o700)
     image = directory / "image"
     image.mkdir(mode=0o755)
@@ -243,7 +416,39 @@ def make_image(directory: Path) -> Path:
     return image
 
 
-_TIME = ["--time"]
+@cache
+def can_overlay() -> bool:
+    """Whether machines can be isolated: root, namespaces, and an overlay over this computer's disk."""
+    if not can_isolate():
+        return False
+    script = (
+        "mount -t tmpfs probe /mnt && mkdir /mnt/u /mnt/w /mnt/r"
+        " && mount -t overlay probe -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"
+    )
+    probe = ["unshare", "--mount", "--fork", "/bin/sh", "-c", script]
+    return subprocess.run(probe, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+
+
+@cache
+def _user_spaces() -> Sequence[str]:
+    """Where an ordinary user may, a machine has its own process space, so that it dies as a whole."""
+    if os.geteuid() == 0:
+        return ()
+    spaces = [
+        "unshare",
+        "--user",
+        "--map-current-user",
+        "--fork",
+        "--pid",
+        "--mount",
+        "--mount-proc",
+        "--kill-child",
+    ]
+    try:
+        done = subprocess.run([*spaces, "true"], capture_output=True, stdin=subprocess.DEVNULL)
+    except OSError:
+        return ()
+    return spaces if done.returncode == 0 else ()
 
 
 @cache
@@ -252,15 +457,16 @@ def _has_time_namespaces() -> bool:
 
 
 def _uptime_from_zero() -> Sequence[str]:
-    """A machine that has just booted says so in /proc/uptime; the clocks that count down there begin at zero."""
+    """A machine that has just booted says so in /proc/uptime; what counts down there begins at zero."""
     if not _has_time_namespaces():
         return []
     return ["--time", f"--boottime=-{int(time.clock_gettime(time.CLOCK_BOOTTIME))}"]
 
 
-def _clean_environment() -> dict[str, str]:
+def _environment(name: str) -> dict[str, str]:
     """Nothing of the tests' environment reaches a machine, but for the mark by which they find what they left."""
-    return {"PATH": PATH, **{name: value for name, value in os.environ.items() if name.startswith("RUN_BY_")}}
+    marks = {key: value for key, value in os.environ.items() if key.startswith("RUN_BY_")}
+    return {"PATH": PATH, MARK: name, **marks}
 
 
 def _words(process: Any) -> list[str]:
@@ -293,3 +499,10 @@ def _link(path: str) -> str | None:
         return os.readlink(path)
     except OSError:
         return None
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""

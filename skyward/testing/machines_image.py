@@ -1,7 +1,7 @@
 """What every simulated machine finds on its disk: accounts, `sudo`, `poweroff`, and how it boots. Files only.
 
-A machine sees the disk of this computer, read through an overlay: whatever it writes is its own and vanishes with it.
-These files lie on top of it.
+An isolated machine sees the disk of this computer through an overlay: whatever it writes is its own and vanishes with
+it, and these files lie on top. Without isolation they lie in a directory that is first in PATH.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 USERS = {"ubuntu": 60100, "ec2-user": 60101}
@@ -21,7 +21,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Runs outside, in new namespaces: makes the disk, and becomes the machine.
 ASSEMBLE = """
 set -e
-directory=$1 image=$2 name=$3
+directory=$1 image=$2 name=$3 simulated=/opt/simulated
 shift 3
 disk=$directory/disk
 mkdir -p "$disk"
@@ -48,49 +48,84 @@ ln -s /proc/self/fd/1 "$root/dev/stdout"
 ln -s /proc/self/fd/2 "$root/dev/stderr"
 chmod 1777 "$root/var/tmp"; chmod 0700 "$root/root"
 hostname "$name"
-exec chroot "$root" /bin/sh /opt/simulated/init
+exec chroot "$root" /bin/sh "$simulated/init" "$simulated" /var/log/cloud-init-output.log /etc/ssh/sshd_config \\
+    /var/log/auth.log /run/sshd.pid
 """
 
-# Is process 1 inside. Standard input is the lifeline: when it closes, everything here ends.
+# The first process of a machine. Standard input is the lifeline: when it closes, everything here ends.
 INIT = """
-cd /
 trap 'exit 0' TERM
-. /opt/simulated/environment
-rm -f /etc/ssh/ssh_host_*
-for user in {users}; do
-    mkdir -p "/home/$user/.ssh"
-    cp /opt/simulated/authorized_keys "/home/$user/.ssh/"
-    chown -R "$user:$user" "/home/$user"
-    chmod 0700 "/home/$user/.ssh"
-    chmod 0600 "/home/$user/.ssh/authorized_keys"
-done
-mkdir -p /var/log /var/lib/cloud/instance
-sh /opt/simulated/early </dev/null >>/var/log/cloud-init-output.log 2>&1
-/usr/sbin/sshd -E /var/log/auth.log </dev/null >/dev/null 2>&1
-tries=0
-until [ -s /run/sshd.pid ] || [ "$tries" -gt 500 ]; do tries=$((tries + 1)); sleep 0.01; done
-[ ! -s /run/sshd.pid ] || echo ready
-exec 1>/dev/null
-exec 3<&0
+. "$1/environment"
+echo $$ >"$1/init.pid"
+. "$1/prepare"
+sh "$1/early" </dev/null >>"$2" 2>&1
+if [ -e "$1/no-sshd" ]; then
+    echo ready
+else
+    "$(command -v sshd)" -f "$3" -E "$4" </dev/null >/dev/null 2>&1
+    tries=0
+    until [ -s "$5" ] || [ "$tries" -gt 500 ]; do tries=$((tries + 1)); sleep 0.01; done
+    [ ! -s "$5" ] || echo ready
+fi
+exec 1>/dev/null 3<&0
 (
     exec </dev/null 3<&-
-    sh /opt/simulated/late >>/var/log/cloud-init-output.log 2>&1
-    touch /var/lib/cloud/instance/boot-finished
+    sh "$1/late" >>"$2" 2>&1
+    touch "$1/boot-finished"
 ) &
 cat <&3 >/dev/null &
 wait $!
 """
 
+# Isolated machines: homes, and the host keys of this computer out of sight.
+PREPARE = f"""
+cd /
+rm -f /etc/ssh/ssh_host_*
+mkdir -p /var/log /var/lib/cloud/instance
+for user in {" ".join(USERS)}; do
+    mkdir -p "/home/$user/.ssh"
+    cp "$1/authorized_keys" "/home/$user/.ssh/"
+    chown -R "$user:$user" "/home/$user"
+    chmod 0700 "/home/$user/.ssh"
+    chmod 0600 "/home/$user/.ssh/authorized_keys"
+done
+"""
+
 # `setpriv`, owned by root and with the set-user-id bit, is all it takes.
 SUDO = """#!/bin/sh
-# Everyone may do everything, as on the images of the clouds, and nobody is asked for a password.
-user=root login=
+# Everyone may do everything, as on the images of the clouds, and nobody is asked for a password. As there, the
+# environment does not come along.
+user=root login= keep= given=
 while [ $# -gt 0 ]; do
     case $1 in
         -u | --user) user=$2; shift 2 ;;
         -g | -p | -C | -h) shift 2 ;;
         -i | --login) login=yes; shift ;;
+        -E | --preserve-env*) keep=yes; shift ;;
         -s | --shell) set -- "${SHELL:-/bin/sh}"; break ;;
+        -v | -k | -K | -l | --validate) exit 0 ;;
+        --) shift; break ;;
+        -*) shift ;;
+        *=*) given="$given $1"; shift ;;
+        *) break ;;
+    esac
+done
+[ $# -gt 0 ] || [ -n "$login" ] || { echo "usage: sudo [-n] [-u user] command" >&2; exit 1; }
+IFS=: read -r _ _ uid gid _ home _ <<END
+$(getent passwd "$user")
+END
+[ -n "$uid" ] || { echo "sudo: unknown user $user" >&2; exit 1; }
+[ -z "$login" ] || { cd "$home"; [ $# -gt 0 ] || set -- /bin/sh; }
+[ -n "$keep" ] || set -- env -i LANG="$LANG" TERM="${TERM:-dumb}" SHELL=/bin/sh HOME="$home" USER="$user" \\
+    LOGNAME="$user" SUDO_USER="${LOGNAME:-}" $given /bin/sh -c '. {simulated}/environment; exec "$@"' sudo "$@"
+exec {simulated}/setpriv --reuid "$uid" --regid "$gid" --clear-groups -- "$@"
+"""
+
+# Without isolation whoever logs in is all the root there is.
+SUDO_TO_NOBODY_ELSE = """#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in
+        -u | -g | -p | -C | -h | --user) shift 2 ;;
         -v | -k | -K | -l | --validate) exit 0 ;;
         --) shift; break ;;
         -*) shift ;;
@@ -98,35 +133,31 @@ while [ $# -gt 0 ]; do
         *) break ;;
     esac
 done
-[ $# -gt 0 ] || [ -n "$login" ] || { echo "usage: sudo [-n] [-u user] command" >&2; exit 1; }
-entry=$(getent passwd "$user") || { echo "sudo: unknown user $user" >&2; exit 1; }
-uid=$(echo "$entry" | cut -d: -f3) gid=$(echo "$entry" | cut -d: -f4) home=$(echo "$entry" | cut -d: -f6)
-export SUDO_USER="$(id -un)" SUDO_UID="$(id -u)" HOME="$home" USER="$user" LOGNAME="$user"
-[ -z "$login" ] || { cd "$home"; [ $# -gt 0 ] || set -- /bin/sh; }
-exec /opt/simulated/setpriv --reuid "$uid" --regid "$gid" --clear-groups -- "$@"
+[ $# -gt 0 ] || set -- /bin/sh
+exec "$@"
 """
 
 POWEROFF = """#!/bin/sh
-# The machine ends: its first process does, and the kernel ends the rest.
+# The machine ends: its first process does, and the rest with it.
 for word; do case $word in --help) exit 0 ;; esac; done
-[ "$(id -u)" = 0 ] || { echo "poweroff: only root may end the machine" >&2; exit 1; }
-kill -TERM 1
+[ "$(id -u)" = {root} ] || { echo "poweroff: only root may end the machine" >&2; exit 1; }
+kill -TERM "$(cat {simulated}/init.pid)"
 exec sleep 60
 """
 
 SHUTDOWN = """#!/bin/sh
 # shutdown [-P|-h|-r|-c] [now|+MINUTES]
-[ "$(id -u)" = 0 ] || { echo "shutdown: only root may end the machine" >&2; exit 1; }
+[ "$(id -u)" = {root} ] || { echo "shutdown: only root may end the machine" >&2; exit 1; }
 when=+1
 for word; do
     case $word in
-        -c) [ ! -s /run/shutdown.pid ] || kill "$(cat /run/shutdown.pid)"; rm -f /run/shutdown.pid; exit 0 ;;
+        -c) [ ! -s {simulated}/shutdown.pid ] || kill "$(cat {simulated}/shutdown.pid)"; rm -f {simulated}/shutdown.pid; exit 0 ;;
         now | +0) when=now ;;
         +[0-9]*) when=$word ;;
     esac
 done
 [ "$when" != now ] || exec poweroff
-setsid sh -c 'echo $$ >/run/shutdown.pid; sleep "$1"; exec poweroff' shutdown "$((${when#+} * 60))" </dev/null >/dev/null 2>&1 &
+setsid sh -c 'echo $$ >{simulated}/shutdown.pid; sleep "$1"; exec poweroff' shutdown "$((${when#+} * 60))" </dev/null >/dev/null 2>&1 &
 """
 
 SYSTEMCTL = """#!/bin/sh
@@ -139,9 +170,9 @@ case $verb in
 esac
 case $verb,${unit%.service} in
     reload,ssh | reload,sshd | restart,ssh | restart,sshd | reload-or-restart,ssh | reload-or-restart,sshd)
-        exec kill -HUP "$(cat /run/sshd.pid)" ;;
+        exec kill -HUP "$(cat {sshd_pid})" ;;
     is-active,ssh | is-active,sshd)
-        kill -0 "$(cat /run/sshd.pid 2>/dev/null)" 2>/dev/null && { echo active; exit 0; }; echo inactive; exit 3 ;;
+        kill -0 "$(cat {sshd_pid} 2>/dev/null)" 2>/dev/null && { echo active; exit 0; }; echo inactive; exit 3 ;;
 esac
 echo "System has not been booted with systemd as init system (PID 1). Can't operate." >&2
 exit 1
@@ -156,17 +187,17 @@ CLOUD_INIT = """#!/bin/sh
 [ "$1" = status ] || exit 0
 waits=
 for word; do [ "$word" != --wait ] || waits=yes; done
-while [ -n "$waits" ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; do sleep 0.1; done
-if [ -e /var/lib/cloud/instance/boot-finished ]; then echo "status: done"; else echo "status: running"; fi
+while [ -n "$waits" ] && [ ! -e {simulated}/boot-finished ]; do sleep 0.1; done
+if [ -e {simulated}/boot-finished ]; then echo "status: done"; else echo "status: running"; fi
 """
 
 SSHD_CONFIG = """
+PidFile {sshd_pid}
 UsePAM no
 UseDNS no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-PidFile /run/sshd.pid
 X11Forwarding no
 PrintMotd no
 AcceptEnv LANG LC_*
@@ -176,30 +207,46 @@ Subsystem sftp internal-sftp
 
 
 def write_image(directory: Path) -> None:
-    """The files of every machine, to be laid over this computer's own."""
-    commands = {
-        "usr/bin/sudo": SUDO,
-        "usr/sbin/poweroff": POWEROFF,
-        "usr/sbin/halt": POWEROFF,
-        "usr/sbin/reboot": POWEROFF,
-        "usr/sbin/shutdown": SHUTDOWN,
-        "usr/bin/systemctl": SYSTEMCTL,
-        "usr/sbin/service": SERVICE,
-        "usr/bin/cloud-init": CLOUD_INIT,
-    }
-    for place, text in commands.items():
-        write(directory / place, text, 0o755)
-    # Copied last and into a directory that only root may enter: with this bit it makes root of anybody.
+    """The files of every isolated machine, to be laid over this computer's own."""
+    places = {"sudo": "usr/bin", "systemctl": "usr/bin", "cloud-init": "usr/bin"}
+    for name, text in commands(simulated="/opt/simulated", sshd_pid="/run/sshd.pid", root=0).items():
+        write(directory / places.get(name, "usr/sbin") / name, text, 0o755)
     simulated = directory / "opt" / "simulated"
-    write(simulated / "init", INIT.replace("{users}", " ".join(USERS)), 0o644)
+    write(simulated / "init", INIT)
+    write(simulated / "prepare", PREPARE)
     found = shutil.which("setpriv")
     if found is None:
         raise RuntimeError("setpriv is not installed: apt-get install util-linux")
+    # With this bit it makes root of anybody; the directory it lies in is closed to everyone outside the machines.
     shutil.copy(found, simulated / "setpriv")
     os.chown(simulated / "setpriv", 0, 0)
     (simulated / "setpriv").chmod(0o4755)
     _write_accounts(directory / "etc")
     _show_python(directory / "usr" / "local" / "bin")
+
+
+def commands(*, simulated: str, sshd_pid: str, root: int) -> dict[str, str]:
+    """The machine's own commands, by name. `simulated` is where its private files are, `root` who may end it."""
+    texts = {
+        "sudo": SUDO if root == 0 and simulated == "/opt/simulated" else SUDO_TO_NOBODY_ELSE,
+        **dict.fromkeys(("poweroff", "halt", "reboot"), POWEROFF),
+        "shutdown": SHUTDOWN,
+        "systemctl": SYSTEMCTL,
+        "service": SERVICE,
+        "cloud-init": CLOUD_INIT,
+    }
+    facts = {"{simulated}": simulated, "{sshd_pid}": sshd_pid, "{root}": str(root)}
+    return {name: _with_facts(text, facts) for name, text in texts.items()}
+
+
+def sshd_config(*, sshd_pid: str) -> str:
+    return SSHD_CONFIG.replace("{sshd_pid}", sshd_pid)
+
+
+def _with_facts(text: str, facts: Mapping[str, str]) -> str:
+    for name, value in facts.items():
+        text = text.replace(name, value)
+    return text
 
 
 def shared_places() -> Sequence[tuple[str, str]]:

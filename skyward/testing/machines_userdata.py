@@ -31,20 +31,22 @@ class UserData:
     """Keys that may log in as the user of the image."""
 
 
-def parse_user_data(text: str) -> UserData:
+def parse_user_data(
+    text: str, *, ssh: str = "/etc/ssh", scripts: str = "/var/lib/cloud/instance"
+) -> UserData:
     """Nothing, a script, or a cloud-config; anything else is ignored, as cloud-init does.
 
     Raises:
         ValueError: a cloud-config that is no mapping, or a key that cannot be understood.
     """
     if text.startswith("#!"):
-        return UserData(early=_generate(_DEFAULT_TYPES), late=_script(text))
+        return UserData(early=_generate(_DEFAULT_TYPES, ssh), late=_script(text, scripts))
     if text.startswith("#cloud-config"):
-        return _cloud_config(text)
-    return UserData(early=_generate(_DEFAULT_TYPES))
+        return _cloud_config(text, ssh)
+    return UserData(early=_generate(_DEFAULT_TYPES, ssh))
 
 
-def _cloud_config(text: str) -> UserData:
+def _cloud_config(text: str, ssh: str) -> UserData:
     import yaml  # JSON is YAML
 
     config = yaml.safe_load(text) or {}
@@ -55,7 +57,7 @@ def _cloud_config(text: str) -> UserData:
             [
                 *_commands(config.get("bootcmd")),
                 *(line for file in config.get("write_files") or () for line in _write_file(file)),
-                _host_keys(config),
+                _host_keys(config, ssh),
             ]
         ),
         late="\n".join(_commands(config.get("runcmd"))),
@@ -75,8 +77,8 @@ def _in_a_shell(command: str) -> str:
     return f'sh -c {shlex.quote(command)} </dev/null || echo "failed with $?" >&2'
 
 
-def _script(text: str) -> str:
-    place = "/var/lib/cloud/instance/scripts-part-001"
+def _script(text: str, directory: str) -> str:
+    place = f"{directory}/part-001"
     return "\n".join([*_put(place, text.encode(), "0700", "root:root"), f"{place} </dev/null"])
 
 
@@ -104,7 +106,7 @@ def _put(path: str, data: bytes, mode: str, owner: str, *, append: bool = False)
     ]
 
 
-def _host_keys(config: Mapping[str, Any]) -> str:
+def _host_keys(config: Mapping[str, Any], ssh: str) -> str:
     """Given keys are written and no others made; without any they are made here."""
     given = config.get("ssh_keys")
     if given is None:
@@ -123,10 +125,12 @@ def _host_keys(config: Mapping[str, Any]) -> str:
             "certificate": ("-cert.pub", "0644"),
         }[part]
         lines += _put(
-            f"/etc/ssh/ssh_host_{kind}_key{end}", (text.rstrip("\n") + "\n").encode(), mode, "root:root"
+            f"{ssh}/ssh_host_{kind}_key{end}", (text.rstrip("\n") + "\n").encode(), mode, "root:root"
         )
     return "\n".join(lines)
 
 
-def _generate(types: Iterable[str]) -> str:
-    return "\n".join(f"ssh-keygen -q -t {kind} -N '' -f /etc/ssh/ssh_host_{kind}_key" for kind in types)
+def _generate(types: Iterable[str], ssh: str) -> str:
+    return "\n".join(
+        f"ssh-keygen -q -t {kind} -N '' -f {shlex.quote(ssh)}/ssh_host_{kind}_key" for kind in types
+    )

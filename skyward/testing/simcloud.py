@@ -6,23 +6,28 @@ it is written where machines start and end, never where clients believe they do.
 
 from __future__ import annotations
 
+import getpass
+import os
 import random
 import shutil
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from skyward.testing.machines import Machine, make_image
+from skyward.testing.machines import BOOT_S, Machine, can_overlay, make_image
+from skyward.testing.machines_disks import sweep_disks
 from skyward.testing.simcloud_metadata import Answer, MetadataService
+from skyward.testing.simcloud_network import PacketFilter, Relays, make_network
 
 METADATA_PORT = 1338
 _BOOTERS = 6
+_PREFIX = "skyward-cloud-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,7 @@ class Fault:
     left: int | None
     """How often it still happens; None is for ever."""
     match: Mapping[str, str] = field(default_factory=dict)
-    """Parameters the call must have, by name; a value may be a part of the parameter's."""
+    """Parameters the call must have, by name, however deep they lie; values may have `*` and `?`."""
     seconds: float = 0.0
     fraction: float = 1.0
     """How many of the matching calls are met, by chance."""
@@ -73,15 +78,21 @@ class Fault:
 
     def meets(self, action: str, parameters: Mapping[str, str]) -> bool:
         return (
-            (self.left is None or self.left > 0)
-            and self.action in ("*", action)
-            and all(_has(parameters, name, str(value)) for name, value in self.match.items())
+            (self.left is None or self.left > 0) and self.action in ("*", action) and self.suits(parameters)
         )
+
+    def suits(self, parameters: Mapping[str, str]) -> bool:
+        """Whether the parameters are those it waits for."""
+        return all(_has(parameters, name, str(value)) for name, value in self.match.items())
 
 
 def _has(parameters: Mapping[str, str], name: str, value: str) -> bool:
     """Whether a parameter of this name, however deep it lies ("...Overrides.1.InstanceType"), has the value."""
-    return any(value in given for key, given in parameters.items() if key == name or key.endswith(f".{name}"))
+    return any(
+        fnmatchcase(given, value)
+        for key, given in parameters.items()
+        if key == name or key.endswith(f".{name}")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +107,12 @@ class Addresses:
 class SimulatedCloud:
     """The machines of one cloud and what they cost. A context manager; a face derives from it."""
 
-    def __init__(self, *, seed: int = 0, boot_s: float = 0.0) -> None:
+    def __init__(self, *, seed: int = 0, boot_s: float = 0.0, isolated: bool | None = None) -> None:
+        self.isolated = can_overlay() if isolated is None else isolated
+        """Whether machines have namespaces, or are processes of the current user."""
+        self.ssh_port = 22 if self.isolated else 2222
+        self.user = "ubuntu" if self.isolated else getpass.getuser()
+        """Who may log in; isolated machines also know `ec2-user`."""
         self.random = random.Random(seed)
         self.boot_s = boot_s
         """How long a machine takes before it starts to boot."""
@@ -113,9 +129,11 @@ class SimulatedCloud:
 
     def __enter__(self) -> Any:
         self._stopping.clear()
-        self.directory = Path(tempfile.mkdtemp(prefix="skyward-cloud-"))
+        _sweep()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         try:
-            self._image = make_image(self.directory)
+            self._image = make_image(self.directory) if self.isolated else None
+            self._network: PacketFilter | Relays = make_network(isolated=self.isolated)
             self._booters = ThreadPoolExecutor(_BOOTERS, "boot")
             self._enders = ThreadPoolExecutor(_BOOTERS, "end")
             self._metadata = MetadataService(self._answer_metadata)
@@ -142,8 +160,9 @@ class SimulatedCloud:
                     getattr(self, name).shutdown(wait=True, cancel_futures=True)
             with ThreadPoolExecutor(_BOOTERS) as enders:
                 list(enders.map(Machine.end, list(self._machines.values())))
-            if hasattr(self, "_metadata"):
-                self._metadata.stop()
+            for name, stop in (("_metadata", "stop"), ("_network", "close")):
+                if hasattr(self, name):
+                    getattr(getattr(self, name), stop)()
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _open(self) -> None:
@@ -172,17 +191,26 @@ class SimulatedCloud:
         """How often an action was called."""
         return sum(request.action == action for request in list(self.requests))
 
-    def machine(self, id: str) -> Any:
-        """The machine behind an id.
+    def machine(self, id: str, timeout_s: float = BOOT_S) -> Any:
+        """The machine behind an id, when it has booted.
 
         Raises:
-            KeyError: there never was one.
+            KeyError: the cloud never rented one out by this id.
+            TimeoutError: it does not start to boot within `timeout_s`.
         """
-        with self._lock:
-            return self._machines[id]
+        self._bill[id]
+        deadline = time.monotonic() + timeout_s
+        while id not in self._machines:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{id} has not begun to boot")
+            time.sleep(0.01)
+        machine = self._machines[id]
+        machine.await_boot(max(0.0, deadline - time.monotonic()))
+        return machine
 
     @property
     def machines(self) -> list[Any]:
+        """Every machine that has begun to boot, whether it still lives or not."""
         with self._lock:
             return list(self._machines.values())
 
@@ -217,8 +245,10 @@ class SimulatedCloud:
         """No fault is left, neither of the API nor of the network."""
         with self._lock:
             self._faults.clear()
+        for machine in self.machines:
+            machine.heal()
 
-    def _next_fault(
+    def next_fault(
         self, action: str, parameters: Mapping[str, str], kinds: Sequence[str] | None = None
     ) -> Fault | None:
         """The first fault that meets this call; it is used up by one. `kinds` restricts which."""
@@ -245,6 +275,22 @@ class SimulatedCloud:
                 return addresses
         raise RuntimeError("no loopback address is free")
 
+    def _listen(self, addresses: Addresses) -> tuple[str, ...]:
+        """Where the sshd of a machine listens: at its addresses, or behind relays."""
+        if isinstance(self._network, PacketFilter):
+            return ()
+        behind = addresses.public.replace("127.77.", "127.80.", 1)
+        for address in (addresses.public, addresses.private):
+            self._network.place(address, self.ssh_port, behind)
+        return (behind,)
+
+    def _forget_addresses(self, id: str, addresses: Addresses) -> None:
+        """They are free for others."""
+        self._metadata.forget(id)
+        if isinstance(self._network, Relays):
+            for address in (addresses.public, addresses.private):
+                self._network.remove(address)
+
     def _rent(self, charge: Charge) -> None:
         with self._lock:
             self._bill[charge.id] = charge
@@ -257,9 +303,15 @@ class SimulatedCloud:
                 self._bill[id] = replace(charge, gone_at=time.monotonic())
 
     def _boot(
-        self, id: str, make: Callable[[], Machine], ready: Callable[[], None], *, delay_s: float = 0.0
+        self,
+        id: str,
+        make: Callable[[], Machine],
+        ready: Callable[[], None],
+        *,
+        delay_s: float = 0.0,
+        patience_s: float = BOOT_S,
     ) -> None:
-        """Starts a machine beside everything else; `ready` is called when its sshd answers."""
+        """Starts a machine beside everything else; `ready` is called when its sshd answers, or after `patience_s`."""
 
         def work() -> None:
             try:
@@ -268,7 +320,7 @@ class SimulatedCloud:
                     if self._stopping.is_set() or self._bill[id].gone_at is not None:
                         return
                     self._machines[id] = machine
-                if machine.start() or machine.is_alive:
+                if machine.start(patience_s) or machine.is_alive:
                     ready()
             except Exception as error:
                 if not self._stopping.is_set():
@@ -289,11 +341,10 @@ class SimulatedCloud:
         threading.Thread(target=wait, name="later", daemon=True).start()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def each_fault(faults: Sequence[Fault]) -> Iterator[Fault]:
-    yield from faults
+def _sweep() -> None:
+    """Removes what processes left that were killed: files alone, because machines do not outlive their process."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            sweep_disks(left)
+            shutil.rmtree(left, ignore_errors=True)
