@@ -20,7 +20,6 @@ from skyward.errors import ConfigError
 LIMIT_BYTES = 16 * 1024
 """What EC2 takes, before it is encoded: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html (2026-11-20)."""
 HEADER = "#cloud-config\n"
-_BESIDE = 'setsid sh -c "$1" "$0" </dev/null >/dev/null 2>&1 &'
 _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 _PUBLIC_KEY = re.compile(r"(?:[A-Za-z0-9@.,=\"-]+ )?(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?")
 
@@ -35,9 +34,9 @@ def render(
 ) -> str:
     """The user data of the machines of one pool, as plain text.
 
-    The first thing such a machine does is to arm the switch; see `switch_arguments` for the numbers. It then watches
-    for the cloud's notice that it will be taken back, shows `host_key` and no other, and lets in who holds one of
-    `authorized_keys` (OpenSSH lines), as its image's default user.
+    The first thing such a machine does is to arm the switch; see `switch_arguments` for the numbers. It then shows
+    `host_key` and no other, and lets in who holds one of `authorized_keys` (OpenSSH lines), as its image's default
+    user.
 
     Raises:
         ConfigError: a key or user that cannot be one, or more than `LIMIT_BYTES` of it all.
@@ -57,7 +56,6 @@ def render(
                     *("sh", "-c", scripts.read("arm.sh"), "skyward-arm", scripts.read("switch.sh")),
                     *switch_arguments(lifetime_s, lease_s, login_user, name_of(host_key)),
                 ],
-                ["sh", "-c", _BESIDE, "skyward-watch", scripts.read("watch.sh")],
             ],
         },
         ensure_ascii=False,  # YAML knows no pairs of surrogates
