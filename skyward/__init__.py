@@ -60,7 +60,10 @@ __all__ = sorted([*_HOMES, *_WHOLE])
 
 def __getattr__(name: str) -> _Any:
     if name in _HOMES:
-        value = getattr(_import_module(_HOMES[name]), name)
+        module = _import_module(_HOMES[name])
+        if module.__name__ == "skyward.model.accelerator":
+            module.ask_when_unknown(_load_plugins)
+        value = getattr(module, name)
     elif name in _WHOLE:
         value = _import_module(_WHOLE[name])
     elif name[:1].isupper():
@@ -73,6 +76,14 @@ def __getattr__(name: str) -> _Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _load_plugins() -> None:
+    """From then on they name accelerators, too; instances have none."""
+    if "SKYWARD_INSTANCE_INFO" not in _os.environ:
+        from skyward.plugins import get_plugins
+
+        get_plugins()
 
 
 def _provider_config(name: str) -> _Any:

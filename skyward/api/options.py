@@ -294,7 +294,7 @@ def _architecture(name: str, value: Any) -> str:
 def _accelerator(name: str, value: Any) -> Any:
     if _on_instance():
         return value
-    from skyward.model.accelerator import Accelerator
+    from skyward import Accelerator  # the public one asks plugins for names that are not in the shipped table
 
     if not isinstance(value, str | Accelerator):
         raise _refuse(

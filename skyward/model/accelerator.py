@@ -108,7 +108,7 @@ class Accelerator:
             form_factor=None if form_factor is None else _shape(form_factor),
             mig=None if mig is None else _string("mig", mig).lower(),
         )
-        wish = _settle(_read(given), default_registry() if registry is None else registry)
+        wish = _meant(_read(given), registry)
         counts = wish.counts or Range(1, None)
         values = (wish.name, _whole(counts.low), _whole(counts.high), wish.memory, wish.form_factor, wish.mig)
         for field, value in zip(fields(self), values, strict=True):
@@ -190,6 +190,15 @@ def set_registry(source: Callable[[], Registry] | None) -> None:
     """
     global _source
     _source = source
+
+
+_ask: Callable[[], object] | None = None
+
+
+def ask_when_unknown(ask: Callable[[], object] | None) -> None:
+    """`ask()` is called when the shipped table lacks a name: plugins may know it, and `set_registry` says so."""
+    global _ask
+    _ask = ask
 
 
 def default_registry() -> Registry:
@@ -310,6 +319,20 @@ def _whole(number: float | None) -> float | None:
 
 
 # -- meaning -------------------------------------------------------------------------------------------------------
+
+
+def _meant(wish: _Wish, registry: Registry | None) -> _Wish:
+    """The settled wish. Plugins are loaded only for a name that the shipped table lacks."""
+    known = default_registry() if registry is None else registry
+    try:
+        return _settle(wish, known)
+    except AcceleratorError:
+        if registry is not None or _source is not None or _ask is None:
+            raise
+        _ask()
+        if default_registry() is known:
+            raise
+    return _settle(wish, default_registry())
 
 
 def _settle(wish: _Wish, registry: Registry) -> _Wish:

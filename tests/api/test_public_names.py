@@ -152,3 +152,47 @@ def test_a_config_made_on_an_instance_is_the_real_one_at_home() -> None:
     travelled = pickle.dumps(placeholder("Local")(directory="/tmp/x"))
 
     assert pickle.loads(travelled) == sky.Local(directory="/tmp/x")
+
+
+KNOWN_TO_A_PLUGIN = """
+import sys
+import skyward as sky
+
+sky.ComputePool(accelerator="H100:8")
+sky.NVIDIA.A100(count=2)
+print("pluggy" in sys.modules)
+print(sky.{spelling}.name, "pluggy" in sys.modules)
+try:
+    sky.Accelerator("Cerebrus WSE4")
+except sky.AcceleratorError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        'Accelerator("cerebras wse3")',
+        "accelerators.Cerebras_WSE3",
+        'ComputePool(accelerator="Cerebras-WSE3:2")._options.requirements.accelerator',
+    ],
+)
+def test_accelerators_of_plugins_are_known_wherever_they_are_first_named(
+    tmp_path: Path, empty_home: Path, spelling: str
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "skyfile.py").write_text(
+        "import skyward as sky\n"
+        "@sky.hookimpl\n"
+        "def skyward_accelerators():\n"
+        "    return [sky.AcceleratorModel(name='Cerebras-WSE3', vendor='cerebras', memory_gib=44)]\n"
+    )
+    (tmp_path / "program.py").write_text(KNOWN_TO_A_PLUGIN.replace("{spelling}", spelling))
+
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+
+    before, after, unknown = done.stdout.splitlines() or [done.stderr] * 3
+    assert (before, after) == ("False", "Cerebras-WSE3 True"), done.stderr
+    assert "Cerebras-WSE3" in unknown
