@@ -21,6 +21,8 @@ CONFIG = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",  # or a name in SQL finds a Python variable
+    # Both are made for answers of millions of rows; ours have few, and planning them takes longer than answering.
+    "disabled_optimizers": "late_materialization,compressed_materialization",
 }
 
 

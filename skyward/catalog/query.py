@@ -12,7 +12,7 @@ value a parameter. What unknown values mean is decided here, once:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -84,14 +84,6 @@ GROUP_AGGREGATES = {
     "oldest_observed_at": "min(observed_at)",
 }
 """Columns of a grouped answer after the columns grouped by."""
-
-FRESH_FOR_S: Mapping[Pricing, int] = {
-    "on-demand": 7 * 86400,
-    "capacity-block": 7 * 86400,
-    "spot": 3600,
-    "interruptible": 300,
-}
-"""How long a price of each kind is expected to hold; older ones are shown as stale."""
 
 KEY_COLUMNS: tuple[str, ...] = (
     "provider",
@@ -242,36 +234,27 @@ def build_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
         QueryError: an unknown column in `sort`, `group_by` or `columns`.
     """
     conditions = clauses(query)
-    parameters = _parameters(query, conditions)
     where = _where(conditions)
     if query.group_by:
-        return _grouped(query, where), parameters
-    selected = ", ".join(_selected(query))
-    return (
-        f"SELECT {selected}\nFROM {_relation(query)}{where}\nORDER BY {_order(query)}{_limit(query)}",
-        parameters,
+        return _grouped(query, where), _parameters(query, conditions)
+    sql = (
+        f"SELECT {', '.join(_selected(query))}\nFROM {_relation(query)}{where}\n"
+        f"ORDER BY {_order(query)}{_limit(query)}"
     )
-
-
-_EXPIRES = "observed_at + to_seconds(CASE pricing {} END)".format(
-    " ".join(f"WHEN '{pricing}' THEN {seconds}" for pricing, seconds in FRESH_FOR_S.items())
-)
-
-
-def _of_prices(aggregate: str) -> str:
-    """Over the rows with a price; over all where none has one."""
-    return f"coalesce({aggregate} FILTER (WHERE usd_per_hour IS NOT NULL), {aggregate})"
+    total = {"total_accelerators": query.total_accelerators} if "$total_accelerators" in sql else {}
+    return sql, _parameters(query, conditions) | total
 
 
 def build_provenance_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
-    """Per provider and layer: how many rows match, and how old the oldest and newest of them are."""
+    """Where the matching rows come from, counted by what their ages depend on; `result.provenance_of` sums it up.
+
+    Columns: provider, layer, source, pricing, whether the price is known, offers, oldest and newest observed_at.
+    """
     conditions = clauses(query)
     return (
-        f"SELECT provider, layer, count(*), count(usd_per_hour), {_of_prices('min(observed_at)')}, "
-        f"{_of_prices('max(observed_at)')}, string_agg(DISTINCT source, '; ' ORDER BY source), "
-        f"{_of_prices(f'min({_EXPIRES})')}\n"
-        f"FROM {_relation(query)}{_where(conditions)}\nGROUP BY provider, layer\nORDER BY provider, layer"
-    ), {k: v for k, v in _parameters(query, conditions).items() if k != "total_accelerators"}
+        "SELECT provider, layer, source, pricing, usd_per_hour IS NOT NULL, count(*), min(observed_at), "
+        f"max(observed_at)\nFROM {_relation(query)}{_where(conditions)}\nGROUP BY ALL"
+    ), _parameters(query, conditions)
 
 
 def build_funnel_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
@@ -287,7 +270,7 @@ def build_funnel_sql(query: OfferQuery) -> tuple[str, dict[str, Any]]:
     return (
         f"SELECT {first} AS failed, count(*), min(usd_per_hour)\nFROM {_relation(query)}\n"
         "GROUP BY failed\nORDER BY failed NULLS LAST"
-    ), {k: v for k, v in _parameters(query, conditions).items() if k != "total_accelerators"}
+    ), _parameters(query, conditions)
 
 
 def clauses(query: OfferQuery) -> list[Clause]:
@@ -324,17 +307,29 @@ def _one_of(name: str, values: Sequence[str], column: str) -> Clause | None:
     if not values:
         return None
     names = {f"{column}_{number}": value for number, value in enumerate(values)}
+    if len(names) == 1:
+        return Clause(name, f"{column} = ${column}_0", names)
     return Clause(name, f"{column} IN ({', '.join('$' + key for key in names)})", names)
 
 
 def _accelerators(query: OfferQuery) -> Clause | None:
     if query.accelerators is not None:
-        return _one_of("accelerator", query.accelerators, "accelerator") or Clause("accelerator", "FALSE", {})
+        return _between_names(query.accelerators)
     if _wants_accelerator(query):
         return Clause("accelerator", "accelerator IS NOT NULL", {})
     if query.has_accelerator is False:
         return Clause("accelerator", "accelerator IS NULL", {})
     return None
+
+
+def _between_names(names: Sequence[str]) -> Clause:
+    """Any of the names. Offers are sorted by them, so their span is said too: what lies outside is not even read."""
+    clause = _one_of("accelerator", names, "accelerator")
+    if clause is None or len(names) == 1:
+        return clause or Clause("accelerator", "FALSE", {})
+    span = {"accelerator_first": min(names), "accelerator_last": max(names)}
+    sql = f"accelerator BETWEEN $accelerator_first AND $accelerator_last AND {clause.sql}"
+    return replace(clause, sql=sql, parameters={**clause.parameters, **span})
 
 
 def _fractions(query: OfferQuery) -> Clause | None:
@@ -347,6 +342,8 @@ def _between(name: str, wish: Range | None, column: str, parameter: str = "") ->
     if wish is None or (wish.low is None and wish.high is None):
         return None
     stem = parameter or column
+    if wish.low is not None and wish.low == wish.high:
+        return Clause(name, f"{column} = ${stem}", {stem: float(wish.low)})
     parts, parameters = [], {}
     for end, operator in (("low", ">="), ("high", "<=")):
         if (value := getattr(wish, end)) is not None:
@@ -396,8 +393,6 @@ def _zones(zones: Sequence[str]) -> Clause | None:
 
 def _parameters(query: OfferQuery, conditions: Iterable[Clause]) -> dict[str, Any]:
     found = {name: value for clause in conditions for name, value in clause.parameters.items()}
-    if query.total_accelerators is not None and not query.group_by:
-        found["total_accelerators"] = float(query.total_accelerators)
     if query.as_of is not None:
         found["as_of"] = naive_utc(query.as_of)
     return found
@@ -459,16 +454,20 @@ def column_name(name: str, extra: Iterable[str] = COMPUTED) -> str:
     raise QueryError(f"unknown column {name!r}{hint}", facts=[f"known: {', '.join(known)}"], column=name)
 
 
-def _sort_keys(keys: Sequence[str], known: dict[str, str]) -> Iterable[str]:
+def _sort_keys(keys: Sequence[str], known: dict[str, str]) -> Iterable[tuple[str, str]]:
+    """Column -> its place in ORDER BY; a column named twice counts where it is named first."""
+    seen: set[str] = set()
     for key in keys:
-        name = key.removeprefix("-")
-        direction = "DESC" if key.startswith("-") else "ASC"
-        yield f"{_expression(column_name(name, known), known)} {direction} NULLS LAST"
+        name = column_name(key.removeprefix("-"), known)
+        if name not in seen:
+            seen.add(name)
+            yield name, f"{_expression(name, known)} {'DESC' if key.startswith('-') else 'ASC'} NULLS LAST"
 
 
 def _order(query: OfferQuery) -> str:
-    ties = [f"{name} ASC NULLS LAST" for name in ("usd_per_hour", *KEY_COLUMNS)]
-    return ", ".join([*_sort_keys(query.sort, _extra(query)), *ties])
+    keys = dict(_sort_keys(query.sort, _extra(query)))
+    ties = (name for name in ("usd_per_hour", *KEY_COLUMNS) if name not in keys)
+    return ", ".join([*keys.values(), *(f"{name} ASC NULLS LAST" for name in ties)])
 
 
 def _limit(query: OfferQuery) -> str:

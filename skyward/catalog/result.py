@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from skyward.model.offer import Pricing
+
+FRESH_FOR_S: Mapping[Pricing, int] = {
+    "on-demand": 7 * 86400,
+    "capacity-block": 7 * 86400,
+    "spot": 3600,
+    "interruptible": 300,
+}
+"""How long a price of each kind is expected to hold; older ones are shown as stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class Result:
         return self.to_arrow().to_pandas()
 
     def _repr_html_(self) -> str:
+        import html
+
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows[:100])
         more = f"<p>{len(self.rows) - 100} more rows</p>" if len(self.rows) > 100 else ""
@@ -52,6 +63,8 @@ class Result:
 
 
 def _cell(value: Any) -> str:
+    import html
+
     if isinstance(value, float):
         return f"<td style='text-align:right'>{value:g}</td>"
     return f"<td>{'-' if value is None else html.escape(str(value))}</td>"
@@ -80,6 +93,28 @@ class Provenance:
     def is_stale(self, now: datetime | None = None) -> bool:
         """Whether some price is older than its kind is expected to hold."""
         return (now or datetime.now(UTC)) > self.expires
+
+
+def provenance_of(counted: Iterable[Sequence[Any]]) -> tuple[Provenance, ...]:
+    """What `build_provenance_sql` counted, per provider and layer. Ages are those of known prices, where there are any."""
+    groups: dict[tuple[str, str], list[Sequence[Any]]] = {}
+    for row in counted:
+        groups.setdefault((row[0], row[1]), []).append(row[2:])
+    return tuple(_provenance(*key, groups[key]) for key in sorted(groups))
+
+
+def _provenance(provider: str, layer: str, counted: Sequence[Sequence[Any]]) -> Provenance:
+    aged = [row for row in counted if row[2]] or counted
+    return Provenance(
+        provider=provider,
+        layer=layer,
+        rows=sum(row[3] for row in counted),
+        priced=sum(row[3] for row in counted if row[2]),
+        oldest=min(row[4] for row in aged),
+        newest=max(row[5] for row in aged),
+        sources="; ".join(sorted({row[0] for row in counted if row[0]})),
+        expires=min(row[4] + timedelta(seconds=FRESH_FOR_S[row[1]]) for row in aged),
+    )
 
 
 @dataclass(frozen=True, slots=True)

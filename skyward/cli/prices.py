@@ -30,29 +30,15 @@ EXCLUDED = "USD, ex. tax, storage, egress"
 
 @contextmanager
 def opened(shell: Shell) -> Iterator[Catalog]:
-    """The catalog; what it refused to read is told when it is closed, after the answer."""
-    with _nothing_collected():
-        from skyward.catalog.store import open_catalog
+    """The catalog; what it refused to read is told after the answer. It lives as long as the shell: the process
+    ends right after, and closing a database takes longer than a question."""
+    from skyward.catalog.store import open_catalog
 
-        with open_catalog() as catalog:
-            yield catalog
-            for warning in catalog.warnings:
-                shell.warn(warning)
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Garbage stays: looking for cycles while DuckDB is imported and rows are fetched is a tenth of the time of a
-    query, and the process ends right after."""
-    import gc
-
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    catalog = open_catalog()
+    shell.held.append(catalog)
+    yield catalog
+    for warning in catalog.warnings:
+        shell.warn(warning)
 
 
 def question(catalog: Catalog, wants: Requirements, **more: Any) -> OfferQuery:

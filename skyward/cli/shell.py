@@ -42,6 +42,8 @@ class Shell:
     def __init__(self) -> None:
         self.verbosity = 0
         """0 usually; -v and -vv add one each, -q takes one."""
+        self.held: list[object] = []
+        """What a command leaves open for the end of the process."""
 
     def take(self, name: str, value: Any) -> None:
         """Notes one global option, wherever on the command line it stood."""

@@ -7,8 +7,9 @@ cloud says (a name and a memory) into one model; `Registry.group` turns what a u
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from skyward.model.sizes import Range
@@ -185,10 +186,6 @@ class Registry:
         self.models: Final = tuple(models)
         self._by_name = {model.name: model for model in self.models}
         self._by_squeezed = {squeeze(model.name): model for model in self.models}
-        self._by_key: dict[tuple[str | None, str], list[AcceleratorModel]] = {}
-        self._patterns: list[tuple[str, re.Pattern[str], AcceleratorModel]] = []
-        for model in self.models:
-            self._learn(model)
         families = _grouped((model.family, model) for model in self.models if model.family)
         kinds = _grouped((model.kind, model) for model in self.models)
         vendors = _grouped((model.vendor, model) for model in self.models)
@@ -266,17 +263,27 @@ class Registry:
         return tuple(dict.fromkeys(spelled[key] for key in (*exact, *inside, *near)))[:limit]
 
     # -- inside ------------------------------------------------------------------------------------------------
+    # What clouds call things is learnt when a cloud's name is first asked for: what users write seldom needs it.
 
-    def _learn(self, model: AcceleratorModel) -> None:
-        named: list[tuple[str | None, str]] = [(None, name) for name in (model.name, *model.aliases)]
-        named += [(cloud, name) for cloud, names in model.cloud_names.items() for name in names]
-        for cloud, name in named:
-            if cloud is not None and name.startswith("~"):
-                self._patterns.append((cloud, re.compile(name[1:], re.IGNORECASE), model))
-                continue
-            for key in {squeeze(name), squeeze(_QUALIFIER.sub("", name))}:
-                for place in {cloud, None}:
-                    self._by_key.setdefault((place, key), []).append(model)
+    @cached_property
+    def _by_key(self) -> dict[tuple[str | None, str], list[AcceleratorModel]]:
+        found: dict[tuple[str | None, str], list[AcceleratorModel]] = {}
+        for model in self.models:
+            for cloud, name in _names(model):
+                keys = () if _is_pattern(cloud, name) else {squeeze(name), squeeze(_QUALIFIER.sub("", name))}
+                for key in keys:
+                    for place in {cloud, None}:
+                        found.setdefault((place, key), []).append(model)
+        return found
+
+    @cached_property
+    def _patterns(self) -> list[tuple[str | None, re.Pattern[str], AcceleratorModel]]:
+        return [
+            (cloud, re.compile(name[1:], re.IGNORECASE), model)
+            for model in self.models
+            for cloud, name in _names(model)
+            if _is_pattern(cloud, name)
+        ]
 
     def _resolve(self, raw: str, memory_gib: float | None, provider: str | None) -> AcceleratorModel | None:
         """By the name as it is, else by its parts."""
@@ -308,6 +315,16 @@ class Registry:
             for cloud, pattern, model in self._patterns
             if provider in (None, cloud) and pattern.fullmatch(name.strip())
         ]
+
+
+def _names(model: AcceleratorModel) -> Iterator[tuple[str | None, str]]:
+    """Every spelling of a model, with the cloud that uses it, or None for all of them."""
+    yield from ((None, name) for name in (model.name, *model.aliases))
+    yield from ((cloud, name) for cloud, names in model.cloud_names.items() for name in names)
+
+
+def _is_pattern(cloud: str | None, name: str) -> bool:
+    return cloud is not None and name.startswith("~")
 
 
 def squeeze(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 from skyward.catalog.compile import write_snapshot
 from skyward.catalog.ingest import ingest
 from skyward.catalog.schema import ACCELERATORS, INSTANCE_TYPES, OFFERS, SNAPSHOTS, sorted_offers, table_of
+from skyward.catalog.store import Catalog
 from skyward.model.accelerator import default_registry
 from skyward.model.offer import Offer
 
+MakeCatalog = Callable[..., Catalog]
 DAY = datetime(2026, 11, 1, tzinfo=UTC)
 
 

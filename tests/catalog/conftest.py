@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from catalog_rows import bundle
+from catalog_rows import MakeCatalog, bundle
 
 from skyward.catalog.store import Catalog
 from skyward.config import Places
 from skyward.model.offer import Offer
-
-MakeCatalog = Callable[..., Catalog]
 
 
 @pytest.fixture

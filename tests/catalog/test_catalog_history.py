@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from catalog_rows import DAY, bundle, offer
-from conftest import MakeCatalog
+from catalog_rows import DAY, MakeCatalog, bundle, offer
 
 from skyward.catalog.history import parts
 from skyward.catalog.ingest import ingest

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
-from catalog_rows import DAY, offer
-from conftest import MakeCatalog
+from catalog_rows import DAY, MakeCatalog, offer
 
 from skyward.catalog.query import OfferQuery
 from skyward.catalog.refresh import RefreshResult

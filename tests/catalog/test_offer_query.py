@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +199,7 @@ def random_query(chance: random.Random) -> OfferQuery:
         include_indicative=chance.random() < 0.5,
         include_unpriced=chance.random() < 0.5,
         sort=sort if free or total is None else ("usd_per_hour",),
+        columns=maybe(chance, ("instance_type", *chance.sample(KEY_COLUMNS, 2), "usd_per_vram_gib_hour"), ()),
         limit=chance.choice((0, 0, 1, 5)),
     )
 
@@ -229,11 +231,8 @@ def test_the_sql_and_plain_python_agree_on_random_questions(
 
         expected = reference(rows, query)
         assert [row["instance_type"] for row in answered] == [row["instance_type"] for row in expected], query
-        assert (
-            answered == [{name: row[name] for name in answered[0]} for row in expected]
-            if answered
-            else not expected
-        )
+        names = tuple(answered[0]) if answered else ()
+        assert answered == [{name: row[name] for name in names} for row in expected]
         hits += bool(expected)
     assert hits > 40, "the questions are too narrow to prove anything"
 
@@ -390,6 +389,44 @@ def test_a_share_of_spot_between_none_and_all_allows_both() -> None:
     assert pricing_of(1.0) == ("spot", "interruptible")
     assert pricing_of(0.3) == pricing_of("cheapest") == pricing_of("spot-if-available")
     assert "capacity-block" not in pricing_of("cheapest")
+
+
+def test_a_total_that_no_column_and_no_order_needs_still_means_machines_with_accelerators(
+    catalog: Catalog,
+) -> None:
+    found = catalog.rows(OfferQuery(total_accelerators=8, columns=("provider", "accelerator")))
+
+    assert found.rows
+    assert None not in found.column("accelerator")
+
+
+def test_in_memory_the_answers_are_the_same(catalog: Catalog) -> None:
+    chance = random.Random(7)
+    with Catalog(catalog.places, catalog.bundled, in_memory=True) as kept:
+        for _ in range(100):
+            query = random_query(chance)
+
+            assert kept.rows(query) == catalog.rows(query)
+            assert kept.matched(query) == catalog.matched(query)
+
+
+def test_ages_are_those_of_known_prices_where_there_are_any(tmp_path: Path) -> None:
+    old = DAY - timedelta(days=30)
+    offers = [
+        offer(),
+        offer(instance_type="m2", usd_per_hour=None, observed_at=old, source="another"),
+        offer(provider="zeta", usd_per_hour=None, observed_at=old),
+        offer(provider="spotty", pricing="spot"),
+    ]
+    places = Places.find({"SKYWARD_HOME": str(tmp_path)})
+    with Catalog(places, bundle(offers, tmp_path / "bundle")) as catalog:
+        acme, spotty, zeta = catalog.matched(OfferQuery()).providers
+
+    assert (acme.rows, acme.priced, acme.oldest, acme.newest) == (2, 1, DAY, DAY)
+    assert acme.sources == "another; test"
+    assert acme.expires == DAY + timedelta(days=7)
+    assert spotty.expires == DAY + timedelta(hours=1)
+    assert (zeta.rows, zeta.priced, zeta.oldest) == (1, 0, old)
 
 
 def test_rows_are_answered_with_the_documented_columns(catalog: Catalog) -> None:
