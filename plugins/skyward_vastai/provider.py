@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final
 from skyward import (
     Capabilities,
     CredentialsError,
-    Endpoint,
     Instance,
     LaunchRequest,
     Offer,
@@ -69,13 +68,6 @@ class VastAIProvider(Provider):
         unknown = tuple(ids)
         if unknown:
             raise self._cannot(f"end {', '.join(unknown)}")
-
-    def connect(self, instance: Instance) -> Endpoint:
-        return Endpoint(
-            host=instance.public_address or instance.private_address or "",
-            port=instance.port,
-            user=instance.user,
-        )
 
     def _cannot(self, what: str) -> ProviderError:
         return ProviderError(

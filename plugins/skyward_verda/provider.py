@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Final
 from skyward import (
     Capabilities,
     CredentialsError,
-    Endpoint,
     Instance,
     LaunchRequest,
     Offer,
@@ -67,13 +66,6 @@ class VerdaProvider(Provider):
         unknown = tuple(ids)
         if unknown:
             raise self._cannot(f"end {', '.join(unknown)}")
-
-    def connect(self, instance: Instance) -> Endpoint:
-        return Endpoint(
-            host=instance.public_address or instance.private_address or "",
-            port=instance.port,
-            user=instance.user,
-        )
 
     def _cannot(self, what: str) -> ProviderError:
         return ProviderError(

@@ -89,9 +89,13 @@ class Provider(ABC):
     def terminate(self, ids: Iterable[str]) -> None:
         """Ends machines. May be repeated; unknown ids are fine."""
 
-    @abstractmethod
     def connect(self, instance: Instance) -> Endpoint:
-        """How to reach an instance."""
+        """How to reach an instance: its public address, else its private one, with its own port and user."""
+        return Endpoint(
+            host=instance.public_address or instance.private_address or "",
+            port=instance.port,
+            user=instance.user,
+        )
 
     def release(self, pool: str) -> None:  # noqa: B027 - most clouds have nothing to release
         """Deletes what a pool made besides its machines (firewall rules, keys, templates, disks). May be repeated;

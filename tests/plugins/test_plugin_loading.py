@@ -408,7 +408,7 @@ def test_one_provider_name_from_two_plugins_names_both(load: Load, project: Path
     ("returned", "says"),
     [
         ("[int]", "is no subclass of skyward.Provider"),
-        ("[sky.Provider]", "does not define connect, instances, launch, offers, terminate"),
+        ("[sky.Provider]", "does not define instances, launch, offers, terminate"),
         ("[type('P', (Good,), {'name': 'Not Good'})]", "'Not Good', not a lower-case identifier"),
         ("[type('P', (Good,), {'name': 'p', 'Config': None})]", "has no Config class"),
         ("1/0", "failed in skyward_providers: ZeroDivisionError"),
