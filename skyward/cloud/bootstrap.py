@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from skyward.cloud import scripts
@@ -97,7 +96,11 @@ def _place(place: Any) -> dict[str, Any]:
 
 
 def _buckets(instance: Instance, volumes: Sequence[Volume | S3Volume], action: str) -> list[Step]:
-    buckets = [asdict(one) for one in volumes if isinstance(one, S3Volume)]
+    buckets = [
+        {"path": one.mount_path, "bucket": one.bucket, "prefix": one.prefix, "read_only": one.read_only}
+        for one in volumes
+        if isinstance(one, S3Volume)
+    ]
     if not buckets:
         return []
     given = {"buckets": buckets, "endpoint": instance.details.get("s3_endpoint", ""), "action": action}

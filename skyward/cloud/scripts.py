@@ -15,8 +15,8 @@ exec sh -c "$script" {name} {arguments}
 
 @cache
 def read(name: str) -> str:
-    """The text of a script that lies beside this module."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    """The text of a script that lies beside this module, or below."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def as_root(script: str, *arguments: str, name: str = "skyward") -> str:
