@@ -90,12 +90,13 @@ def aws_errors() -> Iterator[None]:
     `aws_code` is AWS's own word, "" where AWS said none; `was_sent` whether it may have done what it was asked.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
     except ClientError as error:
         raise _refused(error) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise _unheard(error) from error
 
 
@@ -153,6 +154,7 @@ def _refused(error: Any) -> ProviderError:
 def _unheard(error: Exception) -> ProviderError:
     """Nothing came back, or nothing was sent."""
     from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
 
     missing = (
         aws.NoCredentialsError,
@@ -172,7 +174,7 @@ def _unheard(error: Exception) -> ProviderError:
             was_sent=False,
         )
     unsent = (aws.ConnectTimeoutError, aws.EndpointConnectionError, aws.ProxyConnectionError, aws.SSLError)
-    is_network = isinstance(error, aws.HTTPClientError | aws.ResponseParserError)
+    is_network = isinstance(error, aws.HTTPClientError | ResponseParserError)
     return ProviderError(
         f"aws: {said[:1].lower()}{said[1:]}",
         hints=("skyward check aws",),

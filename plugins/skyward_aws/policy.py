@@ -12,9 +12,9 @@ PARTS = {
     "clean-up": "CleanUp",
     "volumes": "Volumes",
     "ssm": "SessionManager",
-    "prices": "Prices",
-    "check": "Check",
 }
+ORDER = ("Look", *PARTS.values(), "Tag")
+"""Names of statements, in the order in which they are written."""
 
 
 def partition_of(region: str) -> str:
@@ -25,36 +25,38 @@ def partition_of(region: str) -> str:
 
 
 def make_policy(region: str) -> dict[str, Any]:
-    """An IAM policy that allows what this plugin does and no more; a statement per part, resource and condition."""
-    merged: dict[str, tuple[str, Grant, set[str]]] = {}
+    """An IAM policy that allows what this plugin does and no more, in one managed policy's 6,144 characters.
+
+    What is allowed everywhere, and tagging, is one statement each; everything else is a statement per part, resource
+    and condition.
+    """
+    merged: dict[str, tuple[str, set[str], list[str], Any]] = {}
     for call in all_calls():
         for grant in call.grants:
-            place = json.dumps([call.part, grant.resources, grant.condition], sort_keys=True)
-            merged.setdefault(place, (call.part, grant, set()))[2].update(grant.actions)
+            name, place = _place(call, grant)
+            _, actions, resources, _ = merged.setdefault(place, (name, set(), [], grant.condition))
+            actions.update(grant.actions)
+            resources += [one for one in grant.resources if one not in resources]
     numbers: dict[str, int] = {}
     statements = []
-    for part in PARTS:
-        for owner, grant, actions in merged.values():
-            if owner == part:
-                numbers[part] = numbers.get(part, 0) + 1
-                statements.append(_statement(f"{PARTS[part]}{numbers[part]}", grant, actions))
+    for name, actions, resources, condition in sorted(merged.values(), key=lambda one: ORDER.index(one[0])):
+        numbers[name] = numbers.get(name, 0) + 1
+        statement: dict[str, Any] = {
+            "Sid": f"{name}{numbers[name]}",
+            "Effect": "Allow",
+            "Action": sorted(actions),
+            "Resource": resources,
+        }
+        statements.append(statement | ({"Condition": condition} if condition else {}))
     text = json.dumps({"Version": "2012-10-17", "Statement": statements})
     filled: dict[str, Any] = json.loads(text.replace("{partition}", partition_of(region)))
     return filled
 
 
-def _statement(name: str, grant: Grant, actions: set[str]) -> dict[str, Any]:
-    statement: dict[str, Any] = {
-        "Sid": name,
-        "Effect": "Allow",
-        "Action": sorted(actions),
-        "Resource": "*" if grant.resources == ("*",) else list(grant.resources),
-    }
-    return statement | ({"Condition": grant.condition} if grant.condition else {})
-
-
-def call_of(service: str, operation: str) -> Call | None:
-    """The entry of the table for an operation as the service names it."""
-    return next(
-        (call for call in all_calls() if (call.service, call.operation) == (service, operation)), None
-    )
+def _place(call: Call, grant: Grant) -> tuple[str, str]:
+    """The name of the statement a grant belongs in, and what tells it from others of that name."""
+    if grant.resources == ("*",):
+        return "Look", "look"
+    if grant.actions == ("ec2:CreateTags",):
+        return "Tag", "tag"
+    return PARTS[call.part], json.dumps([call.part, grant.resources, grant.condition], sort_keys=True)

@@ -62,6 +62,8 @@ class AWSProvider(Provider):
         self.patience = patience or Patience()
         self.check_ip = check_ip
         """URL that answers with the address of who asks."""
+        self.per_call = PER_CALL
+        """Machines per page, and per request to end some."""
         self._environ = environ
         self._sites: dict[str, Site] = {}
         self._whereabouts: dict[str, str] = {}
@@ -140,7 +142,7 @@ class AWSProvider(Provider):
                     user=self.config.username,
                 )
                 for reservation in site.cloud.pages(
-                    DESCRIBE_INSTANCES, "Reservations", Filters=filters, MaxResults=PER_CALL
+                    DESCRIBE_INSTANCES, "Reservations", Filters=filters, MaxResults=self.per_call
                 )
                 for described in reservation["Instances"]
             ]
@@ -157,8 +159,8 @@ class AWSProvider(Provider):
                 if id.startswith("i-") and id.isascii():
                     by_region.setdefault(self._whereabouts.get(id, self.region), []).append(id)
         for region, known in by_region.items():
-            for start in range(0, len(known), PER_CALL):
-                _terminate(self._site(region), known[start : start + PER_CALL])
+            for start in range(0, len(known), self.per_call):
+                _terminate(self._site(region), known[start : start + self.per_call])
 
     def connect(self, instance: Instance) -> Endpoint:
         """SSH to its public address, or through Session Manager. A client whose address has changed since the launch
