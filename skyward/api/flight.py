@@ -26,6 +26,9 @@ FIRST_PORTION = 64
 LARGEST_PORTION = 4096
 AHEAD = 65536
 """Unfinished tasks of one group at most; the rest of its iterable waits."""
+LOOK_UP_S = 0.3
+"""How long a thread waits before it looks up: a signal that arrives between Python's last check for signals and the
+wait does not end the wait, so that a Ctrl-C in that moment would be heard when everything is over."""
 STREAM_AHEAD = 8192
 """The same for a stream, whose finished results wait in memory for their reader."""
 
@@ -127,7 +130,7 @@ class Collection(Flight):
         with self.changed:
             self.wake_at = unfinished
             while self.unfinished > unfinished and self.failure is None:
-                self.changed.wait()
+                self.changed.wait(LOOK_UP_S)
 
     def _make_room(self, count: int) -> None:
         self.values.extend([None] * count)
@@ -194,7 +197,7 @@ class Stream(Flight):
         """Whether there is more to come; what finished before a failure still does."""
         with self.changed:
             while not self.finished and self.unfinished and self.failure is None:
-                self.changed.wait()
+                self.changed.wait(LOOK_UP_S)
             return bool(self.finished) or (self.failure is None and not self._is_read)
 
     def _in_memory(self) -> int:
@@ -237,7 +240,7 @@ class Sequel(Flight):
         """Until every task is through, or the group was aborted."""
         with self.changed:
             while self.unfinished and self.failure is None:
-                self.changed.wait()
+                self.changed.wait(LOOK_UP_S)
 
     def results(self) -> Iterator[Any]:
         """One by one; raises a failure at its place. Closing the iterator cancels what has not started."""
@@ -257,12 +260,10 @@ class Sequel(Flight):
             while (outcome := self.outcomes[index]) is None:
                 if self.failure is not None:
                     raise self.failure
-                left = None if self._deadline is None else self._deadline - time.monotonic()
-                if (
-                    not self.changed.wait(left if left is None else max(left, 0))
-                    and self.outcomes[index] is None
-                ):
+                left = LOOK_UP_S if self._deadline is None else self._deadline - time.monotonic()
+                if left <= 0:
                     raise TimeoutError("the results were not all there in time")
+                self.changed.wait(min(LOOK_UP_S, left))
             return outcome
 
     def _make_room(self, count: int) -> None:

@@ -62,6 +62,8 @@ BOOTSTRAP_S = 600.0
 FIRST_POLL_S = 0.2
 POLL_S = 2.0
 """How often a provider is asked whether its machines run, in the end, seconds."""
+LOOK_UP_S = 0.3
+"""How long the starter waits before it looks up: a signal just before a wait does not end it."""
 CLOSE_S = 10.0
 """How long farewells may take, over all nodes, seconds."""
 HURRY_S = 0.3
@@ -299,7 +301,7 @@ class Fleet:
                 if sum(node.is_ready for node in self.nodes) >= self.needed:
                     self._is_started = True
                     return
-                self._changed.wait()
+                self._changed.wait(LOOK_UP_S)
         raise TaskCancelled("the pool was stopped while it was starting")
 
     def _bring_up(self, node: Node) -> Node:

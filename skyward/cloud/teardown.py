@@ -22,6 +22,8 @@ PATIENCE_S = 60.0
 """How long a client waits until every machine is seen to be gone, seconds. Whoever comes after it goes on."""
 TROUBLE_S = 10.0
 """How long it repeats an order that a cloud does not take, seconds."""
+DOUBT_S = 5.0
+"""How long it looks for the machines of a launch that was never answered, seconds."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 LONGEST_TROUBLE_S = 60.0
@@ -125,9 +127,7 @@ class _Ending:
         """Until everything is gone, or time is over; then `left` says what is not."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
         while (problem := self._try()) is not None:
-            patience_s = self._patience_s
-            if problem and patience_s < math.inf:
-                patience_s = min(patience_s, TROUBLE_S)
+            patience_s = self._patience(problem)
             if problem and problem != self._journal.account.trouble:
                 self._journal.record("trouble", error=problem, desk=str(self._desk))
             if time.monotonic() + pause > began + patience_s or self._is_stopped():
@@ -135,6 +135,12 @@ class _Ending:
                 return
             time.sleep(pause)
             pause = min(LONGEST_TROUBLE_S if problem else LONGEST_PAUSE_S, pause * 1.6)
+
+    def _patience(self, problem: str) -> float:
+        """How long it is worth to go on here; whoever has no end to it waits for everything."""
+        if math.isinf(self._patience_s):
+            return math.inf
+        return min(self._patience_s, TROUBLE_S if problem else PATIENCE_S if self._owed else DOUBT_S)
 
     def _try(self) -> str | None:
         """One round. None: all is done. "": not yet. Otherwise what is in the way."""

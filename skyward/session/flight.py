@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from skyward.api.flight import Flight
+from skyward.api.flight import LOOK_UP_S, Flight
 
 if TYPE_CHECKING:
     from skyward.contracts.engine import Engine
@@ -54,7 +54,7 @@ class RunFlight(Flight):
         """Whether there is more to come."""
         with self.changed:
             while not self._finished and self.unfinished and self.failure is None:
-                self.changed.wait()
+                self.changed.wait(LOOK_UP_S)
             return bool(self._finished)
 
     def _is_enough(self) -> bool:

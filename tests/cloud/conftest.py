@@ -19,10 +19,10 @@ from skyward.plugins import get_plugins
 from skyward.testing.engines import ThreadEngine
 
 sys.path.append(str(Path(__file__).parent))
-import toycloud  # noqa: E402  a plugin of these tests
+import toycloud
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _toy_plugin() -> Iterator[None]:
     get_plugins().register(toycloud, "toycloud")
     yield
@@ -33,19 +33,28 @@ def _toy_plugin() -> Iterator[None]:
 def _own_home(empty_home: Path) -> Iterator[None]:
     """Journals of these tests only; reapers that still watch when a test is over are ended."""
     yield
-    for pid in reapers(empty_home):
+    for pid in _reapers_of(empty_home):
         os.kill(pid, signal.SIGKILL)
 
 
-def reapers(home: Path) -> list[int]:
-    """Processes that finish pools of this home."""
+@pytest.fixture
+def reapers(empty_home: Path) -> Callable[[], list[int]]:
+    """Processes that finish the pools of this test."""
+    return lambda: _reapers_of(empty_home)
+
+
+def _reapers_of(home: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if entry.name.isdigit() and b"skyward.cloud.reaper" in words and any(os.fsencode(home) in w for w in words):
+        if (
+            entry.name.isdigit()
+            and b"skyward.cloud.reaper" in words
+            and any(os.fsencode(home) in w for w in words)
+        ):
             found.append(int(entry.name))
     return found
 

@@ -22,7 +22,7 @@ PRICES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    directory: str
+    directory: str = ""
     region: str | None = None
     instance_timeout: float | None = None
 
@@ -80,7 +80,9 @@ class Toy:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            state = json.loads(path.read_text()) if path.exists() else {"machines": {}, "faults": [], "calls": []}
+            state = (
+                json.loads(path.read_text()) if path.exists() else {"machines": {}, "faults": [], "calls": []}
+            )
             yield state
             beside = path.with_suffix(".new")
             beside.write_text(json.dumps(state))
@@ -92,12 +94,20 @@ class ToyProvider(sky.Provider):
     Config = Toy
     capabilities = sky.Capabilities(spot=True, regions=True, off_means="gone")
 
+    @classmethod
+    def from_env(cls, config: Any = None, environ: Any = None) -> ToyProvider:
+        if config is None or not config.directory:
+            raise sky.CredentialsError("toy: no directory is given")
+        return cls(config)
+
     def offers(self) -> Iterable[sky.Offer]:
         return toy_offers()
 
     def launch(self, request: sky.LaunchRequest) -> Sequence[sky.Instance]:
         with self.config.state() as state:
-            state["calls"].append(f"launch {request.count} {request.offer.instance_type} {request.offer.region}")
+            state["calls"].append(
+                f"launch {request.count} {request.offer.instance_type} {request.offer.region}"
+            )
             fault = _fault(state, "launch", request.offer.instance_type)
         kind = fault.get("kind")
         if kind == "slow":
@@ -106,7 +116,9 @@ class ToyProvider(sky.Provider):
             time.sleep(60)
         _refuse(kind, request.offer.instance_type)
         with self.config.state() as state:
-            mine = [id for id, one in state["machines"].items() if one["tags"]["skyward:token"] == request.token]
+            mine = [
+                id for id, one in state["machines"].items() if one["tags"]["skyward:token"] == request.token
+            ]
             for number in range(len(mine), request.count - fault.get("missing", 0)):
                 id = f"i-{request.token}-{number}"
                 state["machines"][id] = {
@@ -118,6 +130,8 @@ class ToyProvider(sky.Provider):
                 }  # fmt: skip
                 mine.append(id)
             found = [self._instance(id, state["machines"][id], request.offer) for id in mine]
+        if kind == "late":  # the machines are there, and nobody has been told
+            time.sleep(fault["seconds"])
         if fault.get("then") == "lost" or kind == "lost":
             raise sky.AmbiguousLaunchError("toy: the answer was lost")
         return found
