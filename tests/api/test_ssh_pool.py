@@ -14,6 +14,9 @@ import pytest
 from tasks_without_pytest import double, place, slowly
 
 import skyward as sky
+from skyward.cloud import fleet
+from skyward.remote.link import Link
+from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
 ROOT = Path(sky.__file__).parent.parent
@@ -201,3 +204,41 @@ def test_a_node_that_dies_loses_no_task_and_is_replaced_by_a_free_host(
     assert after == [servers[0].address, servers[2].address]
     names = ["NodeLost", "InstanceLaunched", "NodeReady", "InstanceTerminated"]
     assert told[-6:] == [*((name, 1) for name in names), *told[-2:]]  # the last two are the end of the pool
+
+
+def test_a_client_that_is_cut_off_from_every_node_launches_nothing_and_goes_on_where_it_was(
+    make_sshd: Callable[..., SSHServer],
+    make_chaos: Callable[[SSHServer], ChaosProxy],
+    tmp_path: Path,
+    identity: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody answers: it is rather we who are offline. A third host is free, and stays so."""
+    servers = [make_sshd(), make_sshd(), make_sshd()]
+    networks = [make_chaos(server) for server in servers]
+    known = tmp_path / "known_hosts"
+    pairs = list(zip(networks, servers, strict=True))
+    known.write_text("".join(f"[{n.host}]:{n.port} {key}\n" for n, s in pairs for key in s.host_keys))
+    hosts = [f"{server.user}@{network.host}:{network.port}" for network, server in pairs]
+    monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 1.5)
+    monkeypatch.setattr(fleet, "RETURN_S", 0.5)
+    told: list[str] = []
+    config = sky.SSH(hosts=hosts, key=str(identity), known_hosts=str(known))
+    pool = sky.ComputePool(config, nodes=2, display="quiet", on_event=lambda e: told.append(type(e).__name__))
+
+    with pool:
+        before = [one.id for one in pool.instances]
+        results = sky.gather((slowly(x) for x in range(30)), stream=True) >> pool
+        got = [next(results)]
+        for network in networks:
+            network.partition()
+        time.sleep(4)
+        lost, launched = told.count("NodeLost"), told.count("InstanceLaunched")
+        for network in networks:
+            network.heal()
+        got += list(results)
+        assert [one.id for one in pool.instances] == before
+
+    assert sorted(got) == list(range(30))
+    assert (lost, launched, told.count("InstanceLaunched")) == (2, 2, 2)
+    assert networks[2].accepted == 0
