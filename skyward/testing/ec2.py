@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from skyward.testing import ec2_moto
@@ -268,7 +269,7 @@ class SimulatedEC2(SimulatedCloud):
             if fault.kind == "dies":
                 code = fault.details.get("code", "Server.InternalError")
                 reason = (code, fault.details.get("message", f"{code}: Internal error on launch"))
-                self._later(fault.seconds, lambda reason=reason: self._end_alive(known, reason))
+                self._later(fault.seconds, partial(self._end_alive, known, reason))
             if fault.kind == "interrupt":
                 self.interrupt(instance.id, fault.seconds)
         self._start(known)

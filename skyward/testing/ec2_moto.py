@@ -19,7 +19,9 @@ from skyward.testing.ec2_images import IMAGES, PARAMETERS, image_id
 
 ACCOUNT = "123456789012"
 _SERVICES = ("ec2", "iam", "s3", "ssm", "sts", "servicequotas")
-_ENVIRONMENT = {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
+_ENVIRONMENT = {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
+_POLICIES = ("AmazonSSMManagedInstanceCore", "AmazonS3ReadOnlyAccess", "AmazonS3FullAccess", "AdministratorAccess")
+"""The managed policies that exist; to make all of them takes moto a second each time."""
 
 
 class Hooks(Protocol):
@@ -54,12 +56,14 @@ def moto_for(hooks: Hooks) -> Iterator[Callable[[Mapping[str, Any], Any], Any]]:
         stack.enter_context(patch.dict(os.environ, _ENVIRONMENT))
         from moto.ec2.models import instances as models
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from moto.iam.models import IAMBackend
         from moto.ssm.models import ParameterDict
 
         _forget_everything()
         stack.callback(_forget_everything)
         for what, name, replacement in (
             *_instance_patches(models, hooks),
+            (IAMBackend, "_init_aws_policies", _aws_policies),
             (ParameterDict, "_check_loading_status", _with_parameters(ParameterDict._check_loading_status)),
         ):
             stack.enter_context(patch.object(what, name, replacement))
@@ -263,7 +267,7 @@ def _with_parameters(original: Callable[[Any, str], None]) -> Callable[[Any, str
 
         original(self, key)
         image = PARAMETERS.get(str(key))
-        if image is not None and not dict.__contains__(self, key):
+        if image is not None:
             parameter = Parameter(  # type: ignore[abstract]
                 account_id=self.account_id,
                 name=key,
@@ -279,6 +283,25 @@ def _with_parameters(original: Callable[[Any, str], None]) -> Callable[[Any, str
             dict.__setitem__(self, key, [parameter])
 
     return check
+
+
+def _aws_policies(self: Any) -> list[Any]:
+    from moto.iam.models import AWSManagedPolicy
+
+    return [
+        AWSManagedPolicy.from_data(name, self.account_id, self.region_name, data)
+        for name, data in _policy_texts().items()
+    ]
+
+
+@cache
+def _policy_texts() -> Mapping[str, Any]:
+    import json
+
+    from moto.iam.aws_managed_policies import aws_managed_policies_data
+
+    known = json.loads(aws_managed_policies_data)
+    return {name: known[name] for name in _POLICIES}
 
 
 def _register_images(backend: Any, region: str) -> None:

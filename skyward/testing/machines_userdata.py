@@ -111,9 +111,8 @@ def _host_keys(config: Mapping[str, Any], ssh: str) -> str:
     given = config.get("ssh_keys")
     if given is None:
         types = config.get("ssh_genkeytypes", _DEFAULT_TYPES)
-        return _generate(
-            [kind for kind in types if kind in KEY_TYPES and (kind != "rsa" or types == ["rsa"])]
-        )
+        kinds = [kind for kind in types if kind in KEY_TYPES and (kind != "rsa" or types == ["rsa"])]
+        return _generate(kinds, ssh)
     lines = []
     for name, text in given.items():
         kind, _, part = str(name).partition("_")
