@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skyward.cloud.partitions import partitioning, worker_env
 from skyward.cloud.project import own_paths
 from skyward.contracts.provider import Provider
 from skyward.model.event import WarningRaised
@@ -67,7 +68,11 @@ class Briefing:
         }
         peers = self._told(node, nodes)
         workers = tuple(
-            {**own, VARIABLE: self._info(node, peers, probe, worker).to_json()}
+            {
+                **own,
+                **worker_env(node.instance, worker),
+                VARIABLE: self._info(node, peers, probe, worker).to_json(),
+            }
             for worker in range(self.workers_per_node)
         )
         settings = WorkerSettings(
@@ -111,12 +116,8 @@ class Briefing:
     @property
     def workers_per_node(self) -> int:
         """One, or one for each partition of each accelerator where a MIG profile was asked for."""
-        wish = self._order.plan.requirements.accelerator
-        if wish is None or wish.mig is None:
-            return 1
-        model = self._order.plugins.accelerators().resolve(wish.name)
-        fits = next((one.fits for one in model.mig if one.name == wish.mig), 1) if model else 1
-        return max(1, int(fits * wish.count))
+        cut = partitioning(self._order.plan.requirements.accelerator, self._order.plugins.accelerators())
+        return cut.workers if cut else 1
 
     def _info(self, node: Node, peers: tuple[Peer, ...], probe: Probe, worker: int) -> InstanceInfo:
         instance, offer = node.instance, node.instance.offer
@@ -153,10 +154,10 @@ class Briefing:
         """Every node's addresses; mine may be another one than the others were told."""
         with self._lock:
             if not self._head_port:
-                ends = [node.provider.connect(node.instance) for node in nodes]
+                ends = [_end_of(node) for node in nodes]
                 self._head_port = _free_port() if all(end.kind == "local" for end in ends) else HEAD_PORT
                 self._peers = list(map(_peer, nodes, ends))
-            self._peers[me.index] = _peer(me, me.provider.connect(me.instance))
+            self._peers[me.index] = _peer(me, _end_of(me))
             return tuple(self._peers)
 
     def _on_demand_rate(self, offer: Offer) -> float | None:
@@ -164,6 +165,10 @@ class Briefing:
             return offer.usd_per_hour
         other = self._order.plan.counterpart(offer)
         return None if other is None else other.usd_per_hour
+
+
+def _end_of(node: Node) -> Endpoint:
+    return node.link.endpoint if node.link is not None else node.provider.connect(node.instance)
 
 
 def _peer(node: Node, endpoint: Endpoint) -> Peer:

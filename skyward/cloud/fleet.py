@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from skyward.cloud.desks import Desks, plugin_fields
 from skyward.cloud.journal import Journal
 from skyward.cloud.keys import PoolKeys, forget
 from skyward.cloud.launch import Failure, Launcher, Terms, alternatives, is_ruled_out, no_machines, words
+from skyward.cloud.partitions import with_partitions
 from skyward.cloud.reaper import Reaper, place_of
 from skyward.cloud.teardown import PATIENCE_S, Left, end_machines, settle, unclean
 from skyward.contracts.engine import Engine
@@ -66,6 +68,8 @@ LOOK_UP_S = 0.3
 """How long the starter waits before it looks up: a signal just before a wait does not end it."""
 CLOSE_S = 10.0
 """How long farewells may take, over all nodes, seconds."""
+SEND_BACK_S = 1800.0
+"""How long writable buckets may take to be sent back, seconds."""
 HURRY_S = 0.3
 """The same, where the reaper does the rest."""
 TAIL_LINES = 50
@@ -163,6 +167,8 @@ class Fleet:
         self._journal = self._open_journal()
         self._reaper = Reaper(self._journal.path) if self._journal.path else None
         self._keys: PoolKeys | None = None
+        self._lifetime_s: float | None = None
+        """How long machines that are launched now may live."""
         self._launcher = Launcher(
             Terms(
                 pool=order.pool,
@@ -277,6 +283,7 @@ class Fleet:
 
     def _prepare_launch(self, provider: Provider, lifetime_s: float | None) -> Mapping[str, Any]:
         """Keys and user data of one launch. Machines that tasks are not sent to over SSH need neither."""
+        self._lifetime_s = lifetime_s
         if not provider.capabilities.user_data or self.order.engine.in_process:
             return {}
         from skyward.cloud.userdata import render
@@ -383,6 +390,8 @@ class Fleet:
         for step in [*self._core_steps(node), *order.plugins.bootstrap_steps(node.instance, order.image)]:
             with self._step(node, step.name):
                 _run_step(link, step, order.image)
+        if self._briefing.workers_per_node > 1:
+            node.instance = with_partitions(link.connection, node.instance)
         environment = self._environment(node, link, probe, deadline)
         order.plugins.instance_ready(node.instance, link.connection)
         with self._step(node, "workers") as say:
@@ -416,13 +425,12 @@ class Fleet:
             return []
         from skyward.cloud.bootstrap import core_steps
 
-        requirements = self.order.plan.requirements
         return core_steps(
             node.instance,
-            requirements,
+            self.order.plan.requirements,
             self.order.volumes,
             has_user_data=self._is_born_by_us(node, node.link.endpoint),
-            lifetime_s=requirements.max_lifetime_s,
+            lifetime_s=self._lifetime_s,
             lease_s=self.order.lease_s,
         )
 
@@ -607,11 +615,30 @@ class Fleet:
         with self._ending:
             everyone = [*self.nodes, *self._others]
             hurry = hurry and self._reaper is not None and self._reaper.is_alive
+            if not hurry:
+                self._send_back()
             closing = [self.order.engine.stop, *(node.link.close for node in everyone if node.link)]
             in_parallel(closing, HURRY_S if hurry else CLOSE_S)
             if self._is_settled or (hurry and self._leave_to_reaper(everyone)):
                 return
             self._settle()
+
+    def _send_back(self) -> None:
+        """What tasks have written to buckets that could only be copied goes back there, before anything ends."""
+        from skyward.cloud.bootstrap import closing_steps
+
+        def send(node: Node) -> None:
+            assert node.link is not None
+            for step in closing_steps(node.instance, self.order.volumes):
+                try:
+                    with self._step(node, step.name):
+                        _run_step(node.link, step, self.order.image)
+                except SkywardError as error:
+                    self._warn(f"node {node.index}: {error.message}")
+
+        if self.order.volumes and not self._is_settled:
+            up = [node for node in self.nodes if node.is_ready and node.link is not None and node.link.is_up]
+            in_parallel([partial(send, node) for node in up], SEND_BACK_S)
 
     def _settle(self) -> None:
         """The end of all machines, verified."""

@@ -168,6 +168,7 @@ class Launcher:
             alternatives=tuple(alternatives),
             volumes=terms.volumes,
             lifetime_s=lifetime_s,
+            disk_gb=terms.requirements.disk_gb.low if terms.requirements.disk_gb else None,
         )
         return replace(request, **self._prepare(provider, lifetime_s))
 
