@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import skyward as sky
+from skyward.remote import wire
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machines import machines, pipe, ssh_command
@@ -28,8 +31,22 @@ from machines import machines, pipe, ssh_command
 BULK = 100 << 20
 RAY = os.environ.get("BENCH_PYTHON", "")
 HERE = Path(__file__).parent
-PEER = "import os\nwhile True:\n d = os.read(0, 65536)\n if not d: break\n os.write(1, d)"
+ECHO = "import os\nwhile True:\n d = os.read(0, 65536)\n if not d: break\n os.write(1, d)"
 """The least a Python process can do with a frame: read it and answer."""
+WORKER = """
+decoder = Decoder()
+while True:
+    data = os.read(0, 65536)
+    if not data: break
+    for kind, header, payload in decoder.feed(data):
+        records = []
+        for task, row in zip(header["chunks"][0]["ids"], pickle.loads(payload)):
+            body = pickle.dumps(noop(*row), 5)
+            records.append(RECORD.pack(len(body), task, RECORD_VALUE, 0.0) + body)
+        answer = b"".join(records)
+        os.write(1, encode(RESULTS, {"seq": 1}, len(answer)) + answer)
+"""
+"""What runs a task and nothing else: no agent that survives it, no second process that it may kill."""
 
 
 def noop(i: int) -> None:
@@ -88,9 +105,20 @@ def trip() -> None:
         task = sky.compute(noop)
         for _ in range(200):
             task(0) >> pool
-        frame = bytes(330)  # what one task's frame takes
-        peer = pipe(servers[1], directory, f"exec python3 -c '{PEER}'")
-        echo = pipe(servers[1], directory, "cat")
+        rows = pickle.dumps([(0,)], 5)
+        chunk = {
+            "chunk": 1,
+            "fn": "f" * 64,
+            "batch": True,
+            "ids": [1],
+            "needs": ["f" * 64],
+            "size": len(rows),
+        }
+        frame = wire.encode(wire.TASKS, {"chunks": [chunk]}, len(rows)) + rows
+        worker = pipe(servers[1], directory, f"exec python3 -c {shlex.quote(_worker_program())}")
+        echo = pipe(servers[1], directory, f"exec python3 -c {shlex.quote(ECHO)}")
+        cat = pipe(servers[1], directory, "cat")
+        decoder = wire.Decoder()
 
         def ours() -> float:
             began = time.perf_counter()
@@ -107,15 +135,35 @@ def trip() -> None:
                 left -= len(process.stdout.read(left))
             return time.perf_counter() - began
 
+        def worked() -> float:
+            """The same task by the least there can be: a frame made here, run there, its answer read here."""
+            assert worker.stdin
+            assert worker.stdout
+            began = time.perf_counter()
+            payload = pickle.dumps([(0,)], 5)
+            head = wire.encode(wire.TASKS, {"chunks": [dict(chunk)]}, len(payload))
+            worker.stdin.write(head + payload)
+            values: list[Any] = []
+            while not values:
+                for _, _, records in decoder.feed(worker.stdout.read(65536)):
+                    values += [pickle.loads(body) for *_, body in wire.read_records(records)]
+            return time.perf_counter() - began
+
         for _ in range(50):
-            through(peer), through(echo)
-        rounds = [(ours(), through(peer), through(echo)) for _ in range(1500)]
-        for process in (peer, echo):
+            worked(), through(echo), through(cat)
+        rounds = [(ours(), worked(), through(echo), through(cat)) for _ in range(1500)]
+        for process in (worker, echo, cat):
             process.terminate()
             process.wait()
-    mine, theirs, bare = (statistics.median(column) * 1e6 for column in zip(*rounds, strict=True))
+    mine, run, echoed, bare = (statistics.median(column) * 1e6 for column in zip(*rounds, strict=True))
     report("no-op round trip, median", mine, "us",
-           **{"the frame to Python, ssh pipe": (theirs, "<= 2"), "the frame to cat, ssh pipe": (bare, "(no Python at all)")})  # fmt: skip
+           **{"the frame run by Python, ssh pipe": (run, "<= 2"), "echoed by Python, ssh pipe": (echoed, "(nothing is run)"),
+              "echoed by cat, ssh pipe": (bare, "(no Python at all)")})  # fmt: skip
+
+
+def _worker_program() -> str:
+    source = Path(wire.__file__).read_text()
+    return f"import os, pickle\n{source.partition('from __future__ import annotations')[2]}\ndef noop(i): return None\n{WORKER}"
 
 
 def bulk() -> None:

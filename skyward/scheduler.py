@@ -1,7 +1,7 @@
 """Tasks x workers -> outcomes: the only dispatch loop.
 
 Owns what is waiting, what is on its way and what came back. It has no loop of its own thread: whoever submits, and the
-reader thread of each link, moves it on; one clock thread watches for silence and for work that is better done
+thread each link is heard in, moves it on; one clock thread watches for silence and for work that is better done
 elsewhere. Decisions are made under one lock, values are pickled and sent outside of it.
 """
 
@@ -281,7 +281,7 @@ class SSHEngine(Engine):
 
     def _move_on(self) -> None:
         """Sends work while there is any and room for it."""
-        while True:
+        while self._waiting or self._pinned:
             with self._lock:
                 batches = self._choose()
             if not batches:

@@ -1,12 +1,14 @@
 """One node as its client sees it: a connection, the agent behind it, and what is on its way.
 
 A link survives a dropped connection: it connects again, meets the same agent, and takes up where it was. What it hears
-goes to its `listener` (the scheduler), from the link's reader thread.
+goes to its `listener` (the scheduler), in the thread of the connection: one thread less to wake for every answer. That
+thread may not wait for the line to take what it sends, so another one sends it.
 """
 
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -69,8 +71,12 @@ _FIND = (
 )
 
 
+_THREAD = threading.local()
+"""`is_hearing`: this thread brings what one of the nodes says, and must not wait until another one takes what is sent."""
+
+
 class Listener(Protocol):
-    """Who hears what a link hears; called from its reader thread."""
+    """Who hears what a link hears; called in the thread of the connection, so it must be quick."""
 
     def on_records(self, link: Link, payload: Any) -> None: ...
     def on_output(self, link: Link, header: dict[str, Any], payload: Any) -> None: ...
@@ -145,7 +151,7 @@ class Link:
         """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
 
         As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
-        end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the reader thread.
+        end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
         """
         self.endpoint = endpoint
         self.node = node
@@ -175,6 +181,10 @@ class Link:
         self._connection: Connection | None = None
         self._stream: Stream | None = None
         self._writing = threading.Lock()
+        self._to_send: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._sender: threading.Thread | None = None
+        self._deferring = threading.Lock()
+        self._deferred = 0
         self._hello: dict[str, Any] | None = None
         self._sync: dict[str, Any] | None = None
         self._ready: dict[str, Any] | None = None
@@ -254,7 +264,7 @@ class Link:
             )
         )
         self._stream = stream
-        threading.Thread(target=self._read, args=(stream,), name=f"skyward-n{self.node}", daemon=True).start()
+        stream.on_data(_Hearing(self, stream).feed)
         with self._changed:
             limit = min(deadline, time.monotonic() + HELLO_S)
             while self._sync is None and self._failure is None:
@@ -292,7 +302,7 @@ class Link:
         there = set(self._hello.get("archives", ()))
         for archive in (settings.project, settings.runtime):
             if archive is not None and archive.digest not in there:
-                self._send_now(_with_digest(archive))
+                self._send_long(_with_digest(archive))
         self.send(
             wire.CONFIGURE,
             {
@@ -320,11 +330,33 @@ class Link:
     # -- sending -------------------------------------------------------------------------------------------------
 
     def send(self, kind: int, header: dict[str, Any], *payload: Any) -> None:
-        """Sends one frame. A connection that breaks meanwhile is the reader's business, not the caller's."""
-        data = wire.encode(kind, header, sum(map(len, payload)))
+        """Sends one frame. A connection that breaks meanwhile is the business of who hears it, not the caller's."""
         stream = self._stream
         if stream is None:
             return
+        if not self._deferred and not getattr(_THREAD, "is_hearing", False):
+            self._send(stream, kind, header, *payload)
+            return
+        with self._deferring:
+            if self._sender is None:
+                self._sender = threading.Thread(
+                    target=self._send_deferred, name=f"skyward-send-n{self.node}", daemon=True
+                )
+                self._sender.start()
+            self._deferred += 1
+            self._to_send.put((stream, kind, header, *payload))
+
+    def _send_deferred(self) -> None:
+        """The thread that sends for one that must not wait, and what others have to say after that. What was meant for
+        an earlier stream is not for this one: after a reconnect it is decided anew what the node lacks."""
+        while (frame := self._to_send.get()) is not None:
+            if frame[0] is self._stream:
+                self._send(*frame)
+            with self._deferring:
+                self._deferred -= 1
+
+    def _send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> None:
+        data = wire.encode(kind, header, sum(map(len, payload)))
         try:
             with self._writing:
                 if sum(map(len, payload)) <= wire.INLINE:
@@ -399,21 +431,28 @@ class Link:
                 if self.is_closed:
                     return
                 blob = self._bulk.popleft()
-            self._send_now(blob)
+            self._send_long(blob)
             blob.settle()
 
     def _send_now(self, blob: Blob) -> None:
+        """A blob that fits into one frame."""
+        self.send(wire.PIECE, {"digest": blob.digest, "offset": 0, "total": blob.size}, blob.data)
+
+    def _send_long(self, blob: Blob) -> None:
+        """At the pace of the line, and past what is deferred: whoever needs it waits for it."""
         stream = self._stream
-        for offset in range(0, max(1, blob.size), wire.CHUNK):
-            if self._stream is not stream:
+        for offset in range(0, blob.size, wire.CHUNK):
+            if stream is None or self._stream is not stream:
                 return  # the line changed; whoever needs this blob asks for it again
             piece = blob.data[offset : offset + wire.CHUNK]
-            self.send(wire.PIECE, {"digest": blob.digest, "offset": offset, "total": blob.size}, piece)
+            self._send(
+                stream, wire.PIECE, {"digest": blob.digest, "offset": offset, "total": blob.size}, piece
+            )
 
     def fetch(
         self, name: str, total: int, done: Callable[[bytes | memoryview], None], *, as_bytes: bool = False
     ) -> None:
-        """Brings a long value; `done` gets it from the reader thread: as memory that may be written to and kept, or
+        """Brings a long value; `done` gets it from the thread of the connection: as memory that may be written to and kept, or
         `as_bytes`."""
         self.fetches[name] = _Fetch(total, done, as_bytes)
         self.send(wire.FETCH, {"name": name, "offset": 0, "total": total})
@@ -428,35 +467,8 @@ class Link:
 
     # -- hearing -------------------------------------------------------------------------------------------------
 
-    def _read(self, stream: Stream) -> None:
-        """The reader thread of one stream: frames until it ends, then, unless we ended it, a new stream."""
-        decoder, noise = wire.Decoder(), bytearray()
-        is_quiet, reason = True, ""
-        try:
-            while data := stream.read(1 << 18):
-                self.last_heard = time.monotonic()
-                if is_quiet:
-                    noise += data
-                    start = noise.find(wire.MAGIC)
-                    if start < 0:
-                        if len(noise) > MAX_NOISE:
-                            raise wire.BadFrame("the login shell prints without end")
-                        continue
-                    is_quiet, data = False, bytes(noise[start:])
-                for kind, header, payload in decoder.feed(data):
-                    self._hear(kind, header, payload)
-        except wire.BadFrame as error:
-            reason = f"speaks nonsense: {error}"
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            IndexError,
-            AttributeError,
-            OverflowError,
-            MemoryError,
-        ) as error:
-            reason = f"sent a frame that makes no sense: {type(error).__name__}: {error}"
+    def _ended(self, stream: Stream, reason: str) -> None:
+        """A stream has ended, or nothing after this makes sense: then, unless we ended it, a new stream."""
         if stream is not self._stream or self.is_closed:
             return
         if self._hello is None:
@@ -581,7 +593,7 @@ class Link:
     # -- losing and finding again --------------------------------------------------------------------------------
 
     def drop(self, reason: str) -> None:
-        """Ends the connection that has been silent; the reader then looks for a new one."""
+        """Ends the connection that has been silent; a new one is then looked for."""
         self._drop_reason = reason
         self._hang_up()
 
@@ -695,10 +707,70 @@ class Link:
             )  # the bridge on the other side ends when the agent has cleaned up
             del status
         self.is_closed = True
+        self._to_send.put(None)
         with self._bulk_wanted:
             self._bulk_wanted.notify_all()
         self._hang_up()
         del connection
+
+
+class _Hearing:
+    """Makes frames of the bytes of one stream."""
+
+    def __init__(self, link: Link, stream: Stream) -> None:
+        self._link = link
+        self._stream = stream
+        self._decoder = wire.Decoder()
+        self._noise = bytearray()
+        self._is_quiet = True
+        self._is_over = False
+
+    def feed(self, data: bytes) -> None:
+        """Never raises, and never waits for the line; b"" is the end."""
+        if self._is_over:
+            return
+        if not data:
+            self._end("")
+            return
+        link = self._link
+        link.last_heard = time.monotonic()
+        _THREAD.is_hearing = True
+        try:
+            if self._is_quiet:
+                data = self._without_noise(data)
+            for kind, header, payload in self._decoder.feed(data):
+                link._hear(kind, header, payload)
+        except wire.BadFrame as error:
+            self._end(f"speaks nonsense: {error}")
+        except _NONSENSE as error:
+            self._end(f"sent a frame that makes no sense: {type(error).__name__}: {error}")
+        finally:
+            _THREAD.is_hearing = False
+
+    def _without_noise(self, data: bytes) -> bytes:
+        """What comes after the words of a login shell."""
+        self._noise += data
+        start = self._noise.find(wire.MAGIC)
+        if start < 0:
+            if len(self._noise) > MAX_NOISE:
+                raise wire.BadFrame("the login shell prints without end")
+            return b""
+        self._is_quiet = False
+        return bytes(self._noise[start:])
+
+    def _end(self, reason: str) -> None:
+        """Goes on in a thread of its own: finding a new connection takes longer than the old one's thread has."""
+        self._is_over = True
+        threading.Thread(
+            target=self._link._ended,
+            args=(self._stream, reason),
+            name=f"skyward-n{self._link.node}",
+            daemon=True,
+        ).start()
+
+
+_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
+"""What reading plain data raises when it is not what we would have written."""
 
 
 class _Fetch:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Harness, Journal, Outcomes  # type: ignore[import-not-found]
 
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task, TaskOptions
@@ -34,7 +33,7 @@ def wait_until(is_true: Callable[[], Any], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def start(harness: Harness, journal: Journal, count: int, seconds: float, **how: Any) -> Outcomes:
+def start(harness: Any, journal: Any, count: int, seconds: float, **how: Any) -> Any:
     tasks = [
         Task(write_and_wait, (str(journal.path), index, seconds), None, TaskOptions())
         for index in range(count)
@@ -42,7 +41,7 @@ def start(harness: Harness, journal: Journal, count: int, seconds: float, **how:
     return harness.start(tasks, **how)[0]
 
 
-def test_a_drained_node_finishes_what_runs_and_gives_back_the_rest(remote: Harness, journal: Journal) -> None:
+def test_a_drained_node_finishes_what_runs_and_gives_back_the_rest(remote: Any, journal: Any) -> None:
     sink = start(remote, journal, 12, 0.3)
     wait_until(lambda: len(journal.count("start")) >= 2)
     remote.engine.drain(remote.links[0])
@@ -54,7 +53,7 @@ def test_a_drained_node_finishes_what_runs_and_gives_back_the_rest(remote: Harne
     assert sum(outcome.node == 0 for outcome in outcomes) <= 2, "the node that was drained went on working"
 
 
-def test_nothing_new_goes_to_a_drained_node(remote: Harness, journal: Journal) -> None:
+def test_nothing_new_goes_to_a_drained_node(remote: Any, journal: Any) -> None:
     remote.engine.drain(remote.links[1])
     assert remote.engine.slots == 1
     outcomes = start(remote, journal, 6, 0.0).wait(30)
@@ -62,7 +61,7 @@ def test_nothing_new_goes_to_a_drained_node(remote: Harness, journal: Journal) -
 
 
 def test_what_waits_for_a_drained_node_alone_goes_to_the_one_that_takes_its_place(
-    make_harness: Callable[..., Harness], tmp_path: Path, journal: Journal
+    make_harness: Any, tmp_path: Path, journal: Any
 ) -> None:
     harness = make_harness()
     here = Endpoint(kind="local", directory=str(tmp_path / "sky"))
@@ -83,9 +82,7 @@ def test_what_waits_for_a_drained_node_alone_goes_to_the_one_that_takes_its_plac
     assert len(pinned.wait(30)) == 1
 
 
-def test_a_lease_is_renewed_while_the_client_is_heard(
-    make_harness: Callable[..., Harness], tmp_path: Path
-) -> None:
+def test_a_lease_is_renewed_while_the_client_is_heard(make_harness: Any, tmp_path: Path) -> None:
     harness, lease = make_harness(), tmp_path / "lease"
     lease.write_text("")
     link = harness.add(
@@ -104,7 +101,7 @@ def test_a_lease_is_renewed_while_the_client_is_heard(
     assert lease.read_text() == after, "it is renewed although nobody is there"
 
 
-def test_a_frozen_client_does_not_renew(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+def test_a_frozen_client_does_not_renew(make_harness: Any, tmp_path: Path) -> None:
     harness, lease = make_harness(), tmp_path / "lease"
     link = harness.add(
         Endpoint(kind="local", directory=str(tmp_path / "sky")),
@@ -120,9 +117,7 @@ def test_a_frozen_client_does_not_renew(make_harness: Callable[..., Harness], tm
         assert lease.read_text() == before
 
 
-def test_a_lease_that_cannot_be_written_disturbs_nothing(
-    make_harness: Callable[..., Harness], tmp_path: Path
-) -> None:
+def test_a_lease_that_cannot_be_written_disturbs_nothing(make_harness: Any, tmp_path: Path) -> None:
     harness = make_harness()
     harness.add(
         Endpoint(kind="local", directory=str(tmp_path / "sky")), lease_file="/proc/no/lease", lease_s=1.0
@@ -133,7 +128,7 @@ def test_a_lease_that_cannot_be_written_disturbs_nothing(
 
 @pytest.mark.parametrize("text", ["{", "", "\xff"])
 def test_a_notice_that_is_not_written_out_yet_is_read_again(
-    make_harness: Callable[..., Harness], tmp_path: Path, text: str
+    make_harness: Any, tmp_path: Path, text: str
 ) -> None:
     harness, file, told = make_harness(), tmp_path / "notice", []
     file.write_text(text)

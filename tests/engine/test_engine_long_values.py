@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Harness  # type: ignore[import-not-found]
 
 from skyward.model.task import Task, TaskOptions
+from skyward.remote.agent import Agent
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
@@ -28,7 +30,7 @@ def sum_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_equal_bytes_text_and_arrays_of_bytes_arrive_as_their_own_kind(local: Harness) -> None:
+def test_equal_bytes_text_and_arrays_of_bytes_arrive_as_their_own_kind(local: Any) -> None:
     data = b"a" * 300_000
     for values in ([data, data.decode(), bytearray(data)] * 2, [data.decode(), data, bytearray(data)]):
         outcomes = local.map(kind_and_sum, values)
@@ -36,7 +38,7 @@ def test_equal_bytes_text_and_arrays_of_bytes_arrive_as_their_own_kind(local: Ha
 
 
 @pytest.mark.parametrize("kind", [bytes, str, bytearray])
-def test_a_value_that_is_read_while_it_arrives_is_whole(remote: Harness, kind: type) -> None:
+def test_a_value_that_is_read_while_it_arrives_is_whole(remote: Any, kind: type) -> None:
     for size in (8 * MIB - 1, 8 * MIB, 24 * MIB + 13):
         data = os.urandom(size // 2).hex().encode() + b"x" * (size % 2)
         value = data.decode() if kind is str else kind(data)
@@ -73,10 +75,24 @@ def test_a_value_cut_on_its_way_is_whole_in_the_end(
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_a_long_result_comes_back_as_what_it_was(remote: Harness, kind: type) -> None:
+def test_a_long_result_comes_back_as_what_it_was(remote: Any, kind: type) -> None:
     def make(size: int, kind: type) -> Any:
         return kind(bytes(range(256)) * (size // 256))
 
     value = remote.call(make, 16 * MIB, kind).value
     assert type(value) is kind
     assert value == bytes(range(256)) * (16 * MIB // 256)
+
+
+def test_the_rest_of_a_value_that_was_refused_makes_no_file_with_a_hole(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    agent = Agent({}, str(tmp_path), str(tmp_path / "run"), listener)
+    piece = b"x" * 1000
+    for offset in (1000, 2000):
+        agent._on_piece({"digest": "d", "offset": offset, "total": 3000}, piece)
+    assert not agent.have
+    for offset in (0, 1000, 2000):
+        agent._on_piece({"digest": "d", "offset": offset, "total": 3000}, piece)
+    assert agent.have == {"d"}
+    assert (tmp_path / "run" / "blobs" / "d").read_bytes() == 3 * piece
+    listener.close()
