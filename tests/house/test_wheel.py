@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -92,7 +93,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         path.relative_to(base).as_posix()
         for base, package in [(ROOT, "skyward"), *((ROOT / "plugins", name) for name in OURS[1:])]
         for path in (base / package).rglob("*")
-        if path.suffix in (".py", ".pyi", ".csv", ".typed")
+        if path.suffix in (".py", ".pyi", ".csv", ".sh", ".typed")
     }
 
     assert here <= names
@@ -130,6 +131,16 @@ def test_elsewhere_the_public_names_can_be_had_and_tasks_run(installed: Path, tm
 
     assert printed.startswith(str(installed))
     assert printed.endswith("[1, 2]\n")
+
+
+def test_elsewhere_the_demo_does_its_job(installed: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "census.py", tmp_path)
+
+    printed = ask(installed, tmp_path, "skyward", "run", "census.py:main", "--nodes", "2")
+
+    assert "all of it" in printed
+    assert re.search(r"^node 0 +\d+ packages", printed, re.MULTILINE)
+    assert re.search(r"^node 1 +\d+ packages", printed, re.MULTILINE)
 
 
 def test_elsewhere_the_type_checker_finds_the_types(installed: Path) -> None:
