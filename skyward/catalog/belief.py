@@ -16,7 +16,7 @@ from skyward.catalog import layers as files
 from skyward.catalog.engine import empty_sql, literal, parquet, relation
 from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import refusal
-from skyward.catalog.query import naive_utc
+from skyward.catalog.query import KEY_COLUMNS, naive_utc
 from skyward.catalog.rules import broken_sql, describe, duplicates_sql
 from skyward.catalog.schema import ACCELERATORS, OFFERS, Columns, differences
 from skyward.errors import DamagedCatalogError
@@ -75,8 +75,10 @@ def _columns(catalog: Catalog, path: Path, source: str) -> list[tuple[str, str]]
         raise refusal(path, f"cannot be read: {_first_line(error)}") from error
 
 
-def check_rows(catalog: Catalog, source: str, path: Path, provider: str = "") -> None:
-    """Whether every row obeys `rules.RULES`, is of `provider` where one is given, and none is there twice.
+def check_rows(
+    catalog: Catalog, source: str, path: Path, provider: str = "", key: Sequence[str] = KEY_COLUMNS
+) -> None:
+    """Whether every row obeys `rules.RULES`, is of `provider` where one is given, and no `key` is there twice.
 
     Raises:
         DamagedCatalogError: names the first row that does not.
@@ -85,7 +87,7 @@ def check_rows(catalog: Catalog, source: str, path: Path, provider: str = "") ->
 
     _provide_windows(catalog)
     try:
-        problems = [*_strangers(catalog, source, provider), *broken_rows(catalog, source)]
+        problems = [*_strangers(catalog, source, provider), *broken_rows(catalog, source, key)]
     except duckdb.Error as error:
         raise refusal(path, f"cannot be read: {_first_line(error)}") from error
     if problems:
@@ -113,12 +115,12 @@ def _strangers(catalog: Catalog, source: str, provider: str) -> list[str]:
     return [f"it has offers of {name!r}" for name in others.column("provider")]
 
 
-def broken_rows(catalog: Catalog, source: str) -> list[str]:
+def broken_rows(catalog: Catalog, source: str, key: Sequence[str] = KEY_COLUMNS) -> list[str]:
     """In words, rows of the relation `source` that break a rule or a key; at most ten of each."""
     broken = catalog.ask(broken_sql(source), {"latest": latest_moment()}).rows
     words = [describe(row[0], row[1:-1], row[-1]) for row in broken]
-    for *key, count in catalog.ask(duplicates_sql(source)).rows:
-        words.append(f"{' '.join(str(part) for part in key if part is not None)}: there {count} times")
+    for *parts, count in catalog.ask(duplicates_sql(source, key)).rows:
+        words.append(f"{' '.join(str(part) for part in parts if part is not None)}: there {count} times")
     return words
 
 

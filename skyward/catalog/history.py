@@ -1,14 +1,14 @@
 """What prices were: an append-only record of changes, questions about a day in the past, and differences.
 
 A part is written at each refresh, holds only offers whose price changed, appeared or went, and carries the
-digest of its bytes in its name, so that a damaged part is noticed and left out by name. Unpriced offers are not
-remembered. Nothing here rewrites a part.
+digest of its bytes in its name, so that a damaged part is noticed and left out by name. The parts of a month that
+is over become one; no row is ever changed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,28 +51,51 @@ def check_part(catalog: Catalog, path: Path) -> None:
     Raises:
         DamagedCatalogError: it is not, or they do not.
     """
-    from skyward.catalog.belief import check_columns, check_rows
+    _check_digest(path)
+    _check_content(catalog, path)
 
+
+def _check_digest(path: Path) -> None:
     match = _PART.fullmatch(path.name)
     if match is None:
         raise refusal(path, "has a name no part of the history has")
     if not sha256_of(path).startswith(match[1]):
         raise refusal(path, "was changed after it was written: its digest is not the one in its name")
-    check_columns(catalog, path, HISTORY)
-    check_rows(catalog, parquet(path), path)
+
+
+def _check_content(catalog: Catalog, *paths: Path) -> None:
+    from skyward.catalog.belief import check_columns, check_rows
+
+    for path in paths[:1]:
+        check_columns(catalog, path, HISTORY)
+    check_rows(catalog, parquet(*paths), paths[0], key=(*KEY_COLUMNS, "observed_at"))
 
 
 def provide_history(catalog: Catalog) -> None:
     """Makes the view `history` of all good parts known to the connection; warns of the others."""
-    good = []
-    for path in parts(catalog.places):
-        try:
-            check_part(catalog, path)
-            good.append(path)
-        except DamagedCatalogError as error:
-            catalog.warn(f"{error.message}; left out of the history")
+    good = _good(catalog, parts(catalog.places))
     source = f"FROM {parquet(*good)}" if good else empty_sql(HISTORY)
     catalog.ask(f"CREATE OR REPLACE TEMP VIEW history AS {source}")
+
+
+def _good(catalog: Catalog, paths: Sequence[Path]) -> list[Path]:
+    """The parts that can be believed. All are looked at together, and one by one only where something is wrong."""
+    whole = [path for path in paths if _passes(catalog, _check_digest, path)]
+    try:
+        if whole:
+            _check_content(catalog, *whole)
+    except DamagedCatalogError:
+        return [path for path in whole if _passes(catalog, _check_content, catalog, path)]
+    return whole
+
+
+def _passes(catalog: Catalog, check: Callable[..., None], *given: Any) -> bool:
+    try:
+        check(*given)
+    except DamagedCatalogError as error:
+        catalog.warn(f"{error.message}; left out of the history")
+        return False
+    return True
 
 
 # -- a day in the past ----------------------------------------------------------------------------------------
@@ -99,16 +122,28 @@ def provide_as_of(catalog: Catalog, query: OfferQuery) -> None:
 
 _AS_OF = f"""\
 CREATE OR REPLACE TEMP MACRO offers_as_of(moment) AS TABLE
-WITH remembered AS (
+WITH told AS (
+    SELECT {_COLUMNS}, change, 'history' AS layer FROM history WHERE observed_at <= moment
+    UNION ALL
+    SELECT {_COLUMNS}, 'new' AS change, 'bundled' AS layer FROM bundled WHERE observed_at <= moment
+),
+latest AS (
     SELECT *
-    FROM history
+    FROM told
+    QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC, layer DESC) = 1
+),
+refreshed AS (
+    SELECT provider
+    FROM history h
     WHERE observed_at <= moment
-    QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1
+    GROUP BY provider
+    HAVING max(observed_at) > coalesce((SELECT max(observed_at) FROM bundled b WHERE b.provider = h.provider),
+                                       TIMESTAMP '-infinity')
 )
-SELECT {_COLUMNS}, 'history' AS layer FROM remembered WHERE change <> 'gone'
-UNION ALL
-SELECT {_COLUMNS}, 'bundled' AS layer FROM bundled
-WHERE observed_at <= moment AND provider NOT IN (SELECT provider FROM remembered)"""
+SELECT {_COLUMNS}, layer
+FROM latest
+WHERE change <> 'gone' AND (layer = 'history' OR provider NOT IN (SELECT provider FROM refreshed))"""
+"""What was known last of each offer. After a refresh, what it did not list is not answered from the snapshot."""
 
 
 def _first_price(catalog: Catalog, providers: Sequence[str]) -> datetime | None:
@@ -132,17 +167,18 @@ def series(catalog: Catalog, query: OfferQuery, since: datetime | None, until: d
     parameters["until"] = naive_utc(until) if until else datetime.max
     wishes = "".join(f"\n  AND ({clause.sql})" for clause in conditions)
     base = "".join(
-        f"\nUNION ALL SELECT *, 'new' AS change FROM {parquet(layer.path)} WHERE usd_per_hour IS NOT NULL"
-        for layer in catalog.base
+        f"\n  UNION ALL SELECT *, 'new' AS change FROM {parquet(layer.path)}" for layer in catalog.base
     )
     return catalog.ask(
-        f"WITH seen AS (\n  SELECT * FROM (SELECT * FROM history{base})\n"
-        f"  WHERE observed_at <= $until{wishes}\n),\n"
-        f"held AS (\n  SELECT * FROM seen WHERE observed_at < $since\n"
+        f"WITH told AS (\n  SELECT DISTINCT * FROM (SELECT * FROM history{base})\n"
+        f"  WHERE observed_at <= $until{wishes}\n"
+        f"  QUALIFY usd_per_hour IS NOT NULL OR lag(usd_per_hour) OVER (PARTITION BY {_KEYS} ORDER BY observed_at) > 0\n"
+        "),\n"
+        f"held AS (\n  SELECT * FROM told WHERE observed_at < $since\n"
         f"  QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1\n)\n"
-        f"SELECT {', '.join(SERIES)} FROM seen WHERE observed_at >= $since\n"
+        f"SELECT {', '.join(SERIES)} FROM told WHERE observed_at >= $since\n"
         f"UNION ALL BY NAME SELECT {', '.join(SERIES)} FROM (\n"
-        "  SELECT * REPLACE ($since AS observed_at, 'held' AS change) FROM held WHERE change <> 'gone')\n"
+        "  SELECT * REPLACE ($since AS observed_at, 'held' AS change) FROM held WHERE usd_per_hour IS NOT NULL)\n"
         f"ORDER BY observed_at, {_KEYS}",
         parameters,
     )
@@ -155,7 +191,10 @@ DIFF_COLUMNS = (*KEY_COLUMNS, "accelerator", "before", "after", "percent")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """Offers that are new, gone, or cost something else; columns are `DIFF_COLUMNS`, prices USD per hour."""
+    """Offers that are new, gone, or cost something else; columns are `DIFF_COLUMNS`, prices USD per hour.
+
+    One whose price is unknown is not there: it is new when its price is told, and gone when it is no longer.
+    """
 
     before: str
     after: str
@@ -181,7 +220,8 @@ def diff(catalog: Catalog, before: object, after: object, query: OfferQuery) -> 
     for name, state in (("diff_before", before), ("diff_after", after)):
         source = _state(catalog, state)
         catalog.ask(
-            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM ({source}) WHERE TRUE{wishes}", parameters
+            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM ({source}) WHERE usd_per_hour IS NOT NULL{wishes}",
+            parameters,
         )
     return Diff(
         before=_state_name(before),
@@ -192,9 +232,7 @@ def diff(catalog: Catalog, before: object, after: object, query: OfferQuery) -> 
     )
 
 
-_MOVED = (
-    "a.provider IS NOT NULL AND b.provider IS NOT NULL AND a.usd_per_hour IS DISTINCT FROM b.usd_per_hour"
-)
+_MOVED = "a.usd_per_hour <> b.usd_per_hour"
 _JOINED = ", ".join(f"coalesce(a.{name}, b.{name}) AS {name}" for name in (*KEY_COLUMNS, "accelerator"))
 _ON = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in KEY_COLUMNS)
 _DIFF = f"""\
@@ -246,8 +284,10 @@ def remember(catalog: Catalog, layer: Layer, observed_at: datetime) -> int:
     provide_history(catalog)
     moment = naive_utc(observed_at)
     table = _changes(catalog, layer, moment)
+    directory = files.history_directory(catalog.places) / f"provider={layer.provider}"
     if table.num_rows:
-        _append(files.history_directory(catalog.places), layer.provider, moment, table)
+        _append(directory / f"date={moment:%Y-%m-%d}", moment, table)
+    _compact(catalog, directory, f"{moment:%Y-%m}")
     return int(table.num_rows)
 
 
@@ -265,10 +305,10 @@ WITH last AS (
     WHERE provider = $provider
     QUALIFY row_number() OVER (PARTITION BY {_KEYS} ORDER BY observed_at DESC) = 1
 ),
-now AS (SELECT * FROM {{live}} WHERE usd_per_hour IS NOT NULL)
+now AS (SELECT * FROM {{live}})
 SELECT {_NOW}, CASE WHEN l.provider IS NULL OR l.change = 'gone' THEN 'new' ELSE 'price' END AS change
 FROM now n LEFT JOIN last l ON {_SAME}
-WHERE l.provider IS NULL OR l.change = 'gone' OR n.usd_per_hour <> l.usd_per_hour
+WHERE l.provider IS NULL OR l.change = 'gone' OR n.usd_per_hour IS DISTINCT FROM l.usd_per_hour
       OR n.price_floor IS DISTINCT FROM l.price_floor
 UNION ALL
 SELECT l.* REPLACE (NULL AS usd_per_hour, NULL AS usd_per_gpu_hour, NULL AS price_floor, 'none' AS availability,
@@ -278,11 +318,36 @@ WHERE l.change <> 'gone'
 ORDER BY ALL"""
 
 
-def _append(root: Path, provider: str, moment: datetime, table: pa.Table) -> Path:
-    directory = root / f"provider={provider}" / f"date={moment:%Y-%m-%d}"
+def _append(directory: Path, moment: datetime, table: pa.Table) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     staged = directory / f".part-{moment:%Y%m%dT%H%M%SZ}.parquet"
     write_table(table, staged)
     final = directory / f"part-{moment:%Y%m%dT%H%M%SZ}-{sha256_of(staged)[:16]}.parquet"
     staged.replace(final)
     return final
+
+
+def _compact(catalog: Catalog, directory: Path, this_month: str) -> None:
+    """Makes one part of the parts of each month that is over. A month with a part that is damaged stays as it is.
+
+    The parts are removed after the one that holds their rows is in place; a row that is read twice is one.
+    """
+    months: dict[str, list[Path]] = {}
+    for path in sorted(directory.glob("date=*/part-*.parquet")):
+        months.setdefault(path.parent.name[len("date=") :][:7], []).append(path)
+    for month, found in months.items():
+        if month >= this_month or len(found) < 2 or len(_good(catalog, found)) < len(found):
+            continue
+        table = catalog.arrow(f"SELECT DISTINCT * FROM {parquet(*found)} ORDER BY ALL", {})
+        last = datetime.strptime(found[-1].name[5:20], "%Y%m%dT%H%M%S")
+        kept = _append(directory / f"date={month}", last, table.cast(arrow_schema(HISTORY)))
+        for path in found:
+            if path != kept:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A part, and the day it was alone in."""
+    path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()

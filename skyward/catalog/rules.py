@@ -7,6 +7,7 @@ slash or an escape sequence in it is not a region.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skyward.catalog.query import KEY_COLUMNS
@@ -123,9 +124,9 @@ def _judged(relation: str, accelerators: str) -> str:
     )
 
 
-def duplicates_sql(relation: str) -> str:
+def duplicates_sql(relation: str, key: Sequence[str] = KEY_COLUMNS) -> str:
     """Keys that occur more than once, at most ten."""
-    keys = ", ".join(KEY_COLUMNS)
+    keys = ", ".join(key)
     return f"SELECT {keys}, count(*) FROM {relation} GROUP BY {keys} HAVING count(*) > 1 LIMIT 10"
 
 

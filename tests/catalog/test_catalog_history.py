@@ -35,7 +35,8 @@ def at(moment: datetime, **changes: object) -> Offer:
 
 def prices(catalog: Catalog, moment: datetime) -> dict[str, float]:
     return {
-        row["instance_type"]: row["usd_per_hour"] for row in catalog.rows(OfferQuery(as_of=moment)).dicts()
+        row["instance_type"]: row["usd_per_hour"]
+        for row in catalog.rows(OfferQuery(as_of=moment, include_unpriced=False)).dicts()
     }
 
 
@@ -83,10 +84,103 @@ def test_only_changes_are_stored(catalog: Catalog) -> None:
         ("m1", "new", 0.20),
         ("m2", "new", 0.30),
         ("m4", "new", 0.50),
+        ("unpriced", "new", None),
         ("m1", "price", 0.25),
         ("m2", "gone", None),
         ("m3", "new", 0.40),
+        ("unpriced", "gone", None),
     ]
+
+
+def test_what_was_offered_without_a_price_is_remembered_and_is_no_price(catalog: Catalog) -> None:
+    then = OfferQuery(as_of=day(7), machine=None)
+
+    assert "unpriced" in catalog.rows(then).column("instance_type")
+    assert "unpriced" not in catalog.rows(OfferQuery(as_of=day(12))).column("instance_type")
+    assert "unpriced" not in catalog.history(OfferQuery()).column("instance_type")
+    for changes in (catalog.diff(day(3), day(7)), catalog.diff(day(7), "now")):
+        assert "unpriced" not in (*changes.new.column("instance_type"), *changes.gone.column("instance_type"))
+
+
+def test_a_price_that_is_no_longer_told_ends_the_series(catalog: Catalog) -> None:
+    refreshed(catalog, day(15), at(day(15), instance_type="m1", usd_per_hour=None))
+    refreshed(catalog, day(16), at(day(16), instance_type="m1", usd_per_hour=0.35))
+
+    with Catalog(catalog.places, catalog.bundled) as again:
+        series = again.history(OfferQuery(machine="m1"), since=day(9)).dicts()
+        changes = again.diff(day(12), day(15))
+
+    assert [(row["change"], row["usd_per_hour"]) for row in series] == [
+        ("held", 0.20),
+        ("price", 0.25),
+        ("price", None),
+        ("price", 0.35),
+    ]
+    assert changes.gone.column("instance_type") == ["m1", "m3", "m4"]
+
+
+def october(number: int) -> datetime:
+    return datetime(2026, 10, number, 12, tzinfo=UTC)
+
+
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def autumn(make_catalog: MakeCatalog) -> Catalog:
+    """Two refreshes in a month that is over, and none since."""
+    opened = make_catalog(at(october(1), instance_type="m1", usd_per_hour=0.10))
+    refreshed(opened, october(5), at(october(5), instance_type="m1", usd_per_hour=0.20))
+    refreshed(
+        opened,
+        october(10),
+        at(october(10), instance_type="m1", usd_per_hour=0.25),
+        at(october(10), instance_type="m2", usd_per_hour=None),
+    )
+    return Catalog(opened.places, opened.bundled)
+
+
+def test_of_a_month_that_is_over_one_part_is_left_with_every_row(autumn: Catalog) -> None:
+    told = "SELECT * FROM history WHERE observed_at < TIMESTAMP '2026-11-01' ORDER BY ALL"
+    before, answers = autumn.sql(told), [prices(autumn, october(number)) for number in range(2, 14)]
+    assert len(parts(autumn.places)) == 2
+
+    refreshed(autumn, NOVEMBER, at(NOVEMBER, instance_type="m1", usd_per_hour=0.30))
+
+    month, new = parts(autumn.places)
+    assert (month.parent.name, new.parent.name) == ("date=2026-10", "date=2026-11-01")
+    assert not (month.parent.parent / "date=2026-10-05").exists()
+    with Catalog(autumn.places, autumn.bundled) as again:
+        assert again.sql(told) == before
+        assert [prices(again, october(number)) for number in range(2, 14)] == answers
+        assert not again.warnings
+        assert all(finding.ok for finding in again.verify())
+
+
+def test_a_compaction_that_was_cut_short_loses_and_doubles_nothing(
+    autumn: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [prices(autumn, october(number)) for number in range(2, 14)]
+    series = autumn.history(OfferQuery())
+    with monkeypatch.context() as power:
+        power.setattr("skyward.catalog.history._remove", lambda path: (_ for _ in ()).throw(OSError("off")))
+        with pytest.raises(OSError, match="off"):
+            refreshed(autumn, NOVEMBER, at(NOVEMBER, instance_type="m1", usd_per_hour=0.30))
+    assert len(parts(autumn.places)) == 4
+
+    with Catalog(autumn.places, autumn.bundled) as again:
+        assert [prices(again, october(number)) for number in range(2, 14)] == answers
+        assert again.history(OfferQuery(), until=october(20)) == series
+        refreshed(again, NOVEMBER, at(NOVEMBER, instance_type="m1", usd_per_hour=0.30))
+        assert len(parts(again.places)) == 2
+
+
+def test_a_month_with_a_damaged_part_stays_as_it_is(autumn: Catalog) -> None:
+    parts(autumn.places)[0].write_bytes(b"PAR1")
+
+    refreshed(autumn, NOVEMBER, at(NOVEMBER, instance_type="m1", usd_per_hour=0.30))
+
+    assert len(parts(autumn.places)) == 3
 
 
 def test_a_refresh_that_changes_nothing_writes_nothing(catalog: Catalog) -> None:
