@@ -108,7 +108,9 @@ def _buckets(instance: Instance, volumes: Sequence[Volume | S3Volume], action: s
 
 
 def _program(name: str, given: dict[str, object], *, order: int, timeout_s: float) -> Step:
-    """A step that is a Python program, run as root."""
+    """A step that is a Python program, run as root; its arguments are user and group of who logs in."""
     program = shlex.quote(scripts.read(f"steps/{name}.py"))
-    script = scripts.as_root(f"exec python3 -c {program}", name=f"skyward-{name}")
+    script = scripts.as_root(
+        f'exec python3 -c {program} "$@"', '"$(id -u)"', '"$(id -g)"', name=f"skyward-{name}"
+    )
     return Step(name=name, script=script, input=given, order=order, timeout_s=timeout_s)

@@ -60,6 +60,13 @@ class BareMachine:
         place.write_text(f"{_SPY}{text}\n")
         place.chmod(0o755)
 
+    def log_in_as(self, user: int) -> None:
+        """Steps are started by a user of this number, who may use sudo."""
+        me = f'[ -n "$IS_ROOT" ] && echo 0 || echo {user}'
+        for name, text in {"id": me, "sudo": 'shift; IS_ROOT=yes exec "$@"'}.items():
+            (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
+            (self.bin / name).chmod(0o755)
+
     def keep(self, *names: str) -> None:
         """Commands of this computer that the machine has too, when it has only its own."""
         for name in names:

@@ -186,13 +186,12 @@ def test_a_new_disk_is_formatted_and_mounted_and_found_as_it_is_the_next_time(
 ) -> None:
     path, device = str(tmp_path / "mnt" / "my data"), make_disk()
     step = disks_step(path)
+    machine.log_in_as(1)
 
     first = machine.run(
         step,
         disks={device: EBS},
         after=f"echo kept >'{path}/file'; stat -c %U '{path}'",
-        SUDO_UID="1",
-        SUDO_GID="1",
     )
     again = machine.run(step, disks={device: EBS}, after=f"cat '{path}/file'")
 
@@ -343,17 +342,16 @@ def test_mountpoint_for_s3_is_the_first_choice_and_read_only_is_what_it_says(
     machine: BareMachine, tmp_path: Path
 ) -> None:
     machine.script("mount-s3", MOUNTS_LAST)
+    machine.log_in_as(1000)
     reads, writes = str(tmp_path / "in"), str(tmp_path / "out")
 
     done = machine.run(
         buckets_step(S3Volume(reads, "my-sets", "train"), S3Volume(writes, "my-models", read_only=False)),
-        SUDO_UID="1000",
-        SUDO_GID="1001",
     )
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{reads}: mount-s3\n{writes}: mount-s3\n"
-    common = ["mount-s3", "--allow-other", "--uid=1000", "--gid=1001"]
+    common = ["mount-s3", "--allow-other", "--uid=1000", "--gid=1000"]
     assert machine.calls() == [
         [*common, "--read-only", "--prefix=train/", "my-sets", reads],
         [*common, "--allow-delete", "--allow-overwrite", "my-models", writes],

@@ -1,8 +1,9 @@
 """Makes buckets appear as directories. Runs on the machine as root, as text; standard library only.
 
 The first of these that works: Mountpoint for S3, s3fs, a copy. What is mounted already stays. Credentials are the
-machine's own (its instance profile). Request: {"buckets": [{"path": ..., "bucket": ..., "prefix": ..., "read_only": ...}],
-"endpoint": ..., "action": "open" or "close"}; "close" sends what was written into copies back.
+machine's own (its instance profile). Arguments: whose the files are, user and group. Request: {"buckets": [{"path": ...,
+"bucket": ..., "prefix": ..., "read_only": ...}], "endpoint": ..., "action": "open" or "close"}; "close" sends what was
+written into copies back.
 
 Mountpoint: https://github.com/awslabs/mountpoint-s3/blob/main/doc/CONFIGURATION.md; s3fs:
 https://github.com/s3fs-fuse/s3fs-fuse/wiki/Fuse-Over-Amazon (both read 2026-11-20).
@@ -34,8 +35,7 @@ class Bucket:
         prefix = given.get("prefix", "")
         self.prefix = prefix + "/" if prefix and not prefix.endswith("/") else prefix
         self.endpoint = endpoint
-        self.uid = os.environ.get("SUDO_UID", str(os.getuid()))
-        self.gid = os.environ.get("SUDO_GID", str(os.getgid()))
+        self.uid, self.gid = sys.argv[1:3]
 
     @property
     def address(self) -> str:

@@ -1,7 +1,7 @@
 """Mounts the disks that were attached to this machine. Runs there as root, as text; standard library only.
 
 A disk is found by the id its cloud gave it, formatted only if it has never held anything, and mounted where it belongs.
-What is mounted already stays. Request: {"disks": [{"id": ..., "path": ..., "device": ...}], "wait_s": ...}.
+What is mounted already stays. Arguments: who a new disk belongs to, user and group. Request: {"disks": [{"id": ..., "path": ..., "device": ...}], "wait_s": ...}.
 """
 
 import glob
@@ -129,7 +129,7 @@ def is_blank(device: str) -> bool:
     return True
 
 
-def mount(disk: Dict[str, Any], deadline: float) -> str:
+def mount(disk: Dict[str, Any], owner: List[int], deadline: float) -> str:
     path = disk["path"]
     device = await_device(disk, deadline)
     if os.path.ismount(path):
@@ -143,19 +143,18 @@ def mount(disk: Dict[str, Any], deadline: float) -> str:
     if run("mountpoint", "-q", path).returncode:
         raise Failed("%s was mounted, and is not" % path)
     if is_new:
-        os.chown(
-            path, int(os.environ.get("SUDO_UID", os.getuid())), int(os.environ.get("SUDO_GID", os.getgid()))
-        )
+        os.chown(path, *owner)
     return "%s: %s%s" % (path, source, ", new" if is_new else "")
 
 
 def main() -> int:
     request = json.load(sys.stdin)
+    owner = list(map(int, sys.argv[1:3]))
     deadline = time.monotonic() + request.get("wait_s", 120)
     problems: List[str] = []
     for disk in request["disks"]:
         try:
-            print(mount(disk, deadline))
+            print(mount(disk, owner, deadline))
         except (Failed, OSError) as error:
             problems.append("%s: %s" % (disk["path"], error))
     print("\n".join(problems), file=sys.stderr)
