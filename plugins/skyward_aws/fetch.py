@@ -62,11 +62,16 @@ def client_for(endpoint: str | None = None) -> ClientFor:
 
 
 def fetch(
-    client: ClientFor, home: str, *, regions: Sequence[str] = (), bulk_url: str = BULK_URL
+    client: ClientFor,
+    home: str,
+    *,
+    regions: Sequence[str] = (),
+    bulk_url: str = BULK_URL,
+    silent: set[str] | None = None,
 ) -> Iterator[Offer]:
     """Every way to rent every type in every enabled region.
 
-    A region that does not answer is left out; `home` must.
+    A region that does not answer is left out and added to `silent`; `home` must answer.
 
     Raises:
         CredentialsError, RateLimitError, ProviderError: `home` cannot be asked.
@@ -74,7 +79,7 @@ def fetch(
     with aws_errors():
         places = list(regions) or _enabled_regions(client("ec2", home))
     places.sort(key=lambda region: (region != home, region))
-    catalogue = _Catalogue(client, home, bulk_url)
+    catalogue = _Catalogue(client, home, bulk_url, set() if silent is None else silent)
     first = catalogue.region(home)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="aws-prices") as threads:
         others = threads.map(catalogue.region_if_it_answers, (place for place in places if place != home))
@@ -90,10 +95,11 @@ def _enabled_regions(ec2: Any) -> list[str]:
 class _Catalogue:
     """What is shared between regions: shapes already described, and where prices may be asked."""
 
-    def __init__(self, client: ClientFor, home: str, bulk_url: str) -> None:
+    def __init__(self, client: ClientFor, home: str, bulk_url: str, silent: set[str]) -> None:
         self._client = client
         self._home = home
         self._bulk_url = bulk_url
+        self._silent = silent
         self._shapes: dict[str, Shape] = {}
         self._described: set[str] = set()
         self._lock = Lock()
@@ -103,6 +109,7 @@ class _Catalogue:
             return self.region(region)
         except ProviderError as error:
             logging.getLogger("skyward_aws").warning("%s is left out: %s", region, error)
+            self._silent.add(region)
             return []
 
     def region(self, region: str) -> list[Offer]:

@@ -85,7 +85,8 @@ class AWSProvider(Provider):
         """Every way to rent on EC2 in every enabled region, at today's prices; takes a minute or two."""
         from skyward_aws.fetch import client_for, fetch
 
-        return fetch(client_for(self.config.endpoint), self.region)
+        self.unanswered = silent = set[str]()
+        return fetch(client_for(self.config.endpoint), self.region, silent=silent)
 
     # -- machines ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import FileEntry, Manifest, sha256_of
 from skyward.catalog.query import KEY_COLUMNS
 from skyward.catalog.rules import broken_keys_sql
-from skyward.catalog.schema import write_table, write_text
+from skyward.catalog.schema import OFFERS, sorted_offers, write_table, write_text
 from skyward.errors import ImplausiblePricesError, ProviderError, SkywardError
 
 if TYPE_CHECKING:
@@ -104,13 +104,11 @@ def _refresh_one(
     observed_at = datetime.now(UTC).replace(microsecond=0)
     progress(provider.name, "asking for offers")
     stranger = not provider.capabilities.trusted
-    return publish(
-        catalog,
-        provider.name,
-        ingest(_counted(provider, progress), provider.name, registry, observed_at, marketplace=stranger),
-        observed_at,
-        force=force,
-    )
+    found = ingest(_counted(provider, progress), provider.name, registry, observed_at, marketplace=stranger)
+    silent = sorted(provider.unanswered)
+    if silent:
+        progress(provider.name, f"no answer from {', '.join(silent)}: the prices from before stay")
+    return publish(catalog, provider.name, found, observed_at, force=force, silent=silent)
 
 
 def _counted(provider: Provider, progress: Progress) -> Iterator[Offer]:
@@ -124,9 +122,17 @@ def _counted(provider: Provider, progress: Progress) -> Iterator[Offer]:
 
 
 def publish(
-    catalog: Catalog, provider: str, found: Ingested, observed_at: datetime, *, force: bool = False
+    catalog: Catalog,
+    provider: str,
+    found: Ingested,
+    observed_at: datetime,
+    *,
+    force: bool = False,
+    silent: Sequence[str] = (),
 ) -> tuple[int, int, int, tuple[str, ...]]:
     """Checks the rows and makes them the provider's live layer. Rows, priced rows, changes, and what was left out.
+
+    Of regions that are `silent` the rows from before are taken along, with the day they were observed.
 
     Raises:
         ImplausiblePricesError: nothing is left, too much is broken, or it is too far from what we had.
@@ -140,6 +146,8 @@ def publish(
         try:
             table, skipped = found.table(), found.skipped
             del found  # the rows are several times the size of their table
+            if silent:
+                table = _with_regions(catalog, table, provider, directory, silent)
             table, left_out = _believable(catalog, table, skipped, staged, provider)
             if not force:
                 _refuse_implausible(catalog, provider, staged)
@@ -149,6 +157,25 @@ def publish(
         changed = remember(catalog, layer, observed_at)
     priced = table.num_rows - table.column("usd_per_hour").null_count
     return table.num_rows, priced, changed, left_out
+
+
+def _with_regions(
+    catalog: Catalog, table: pa.Table, provider: str, directory: Path, regions: Sequence[str]
+) -> pa.Table:
+    """The table with the rows that the last refresh, or else the snapshot, has of these regions."""
+    import pyarrow as pa
+
+    before = (
+        [files.live_layer(directory).path] if _is_good(directory) else [base.path for base in catalog.base]
+    )
+    if not before:
+        return table
+    names = ", ".join(name for name, _ in OFFERS)
+    kept = catalog.arrow(
+        f"SELECT {names} FROM {parquet(*before)} WHERE provider = $provider AND list_contains($regions, region)",
+        {"provider": provider, "regions": list(regions)},
+    )
+    return sorted_offers(pa.concat_tables([table, kept.cast(table.schema)]))
 
 
 def _believable(

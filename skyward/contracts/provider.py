@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +50,8 @@ class Provider(ABC):
     """How users spell it: lower case, an identifier."""
     Config: ClassVar[type]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    unanswered: Collection[str] = ()
+    """Regions that could not be asked when `offers()` was read last: what was known of them stays, with its date."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

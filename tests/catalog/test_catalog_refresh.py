@@ -25,10 +25,11 @@ class Shop(Provider):
     name: ClassVar[str] = "acme"
     Config: ClassVar[type] = object
 
-    def __init__(self, *stock: Offer, fails: Exception | None = None) -> None:
+    def __init__(self, *stock: Offer, fails: Exception | None = None, unanswered: Sequence[str] = ()) -> None:
         super().__init__(None)
         self.stock = stock
         self.fails = fails
+        self.unanswered = unanswered
 
     def offers(self) -> Iterable[Offer]:
         yield from self.stock
@@ -124,6 +125,64 @@ def test_a_failed_refresh_keeps_the_last_one_with_its_own_date(
     with Catalog(catalog.places, catalog.bundled) as again:
         assert (result.ok, failed.ok) == (True, False)
         assert again.rows(OfferQuery()).column("observed_at") == fetched
+
+
+def test_a_region_that_did_not_answer_keeps_its_prices_and_their_date(refresh: Refresh) -> None:
+    old = [offer(region=name, usd_per_hour=0.2) for name in ("north", "south", "west")]
+    told: list[str] = []
+
+    (result,), catalog = refresh(
+        Shop(now(region="north", usd_per_hour=0.3), unanswered=["south"]),
+        before=old,
+        progress=lambda provider, message: told.append(message),
+    )
+
+    rows = {row["region"]: (row["usd_per_hour"], row["observed_at"]) for row in catalog.rows(OfferQuery())
+            .dicts()}  # fmt: skip
+    assert set(rows) == {"north", "south"}, "west was asked and sells nothing"
+    assert rows["south"] == (0.2, DAY)
+    assert rows["north"][0] == 0.3
+    assert rows["north"][1] > DAY
+    assert result.ok
+    assert any("no answer from south" in message for message in told)
+    assert catalog.matched(OfferQuery()).providers[0].oldest == DAY
+
+
+def test_a_region_that_stays_silent_keeps_what_the_last_answer_said(
+    make_catalog: MakeCatalog,
+) -> None:
+    catalog = make_catalog(offer(region="south", usd_per_hour=0.2))
+    first, second = (
+        Shop(now(region="north"), now(region="south", usd_per_hour=0.4)),
+        Shop(now(region="north"), unanswered=["south"]),
+    )
+    catalog.refresh([first], registry=default_registry())
+    with Catalog(catalog.places, catalog.bundled) as once:
+        (said,) = once.rows(OfferQuery(regions=("south",))).dicts()
+    for _ in range(2):
+        with Catalog(catalog.places, catalog.bundled) as again:
+            again.refresh([second], registry=default_registry())
+
+    with Catalog(catalog.places, catalog.bundled) as after:
+        assert after.rows(OfferQuery(regions=("south",))).dicts() == [said]
+        assert said["usd_per_hour"] == 0.4
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        then = after.rows(OfferQuery(as_of=moment)).dicts()
+        assert {(row["region"], row["usd_per_hour"]) for row in then} == {("north", 0.2), ("south", 0.4)}
+
+
+def test_prices_taken_along_from_the_snapshot_do_not_hide_the_rest_of_it_in_the_past(
+    make_catalog: MakeCatalog,
+) -> None:
+    catalog = make_catalog(offer(region="south", usd_per_hour=0.2), offer(region="east", usd_per_hour=0.3))
+    catalog.refresh([Shop(now(region="north"), unanswered=["south"])], registry=default_registry())
+
+    with Catalog(catalog.places, catalog.bundled) as after:
+        before = after.rows(OfferQuery(as_of=DAY + timedelta(days=1))).dicts()
+        since = after.rows(OfferQuery(as_of=datetime.now(UTC) + timedelta(seconds=1))).dicts()
+
+    assert {(row["region"], row["usd_per_hour"]) for row in before} == {("south", 0.2), ("east", 0.3)}
+    assert {row["region"] for row in since} == {"north", "south"}
 
 
 def test_a_price_of_zero_or_none_is_unknown_never_free(refresh: Refresh) -> None:

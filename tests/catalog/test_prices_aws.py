@@ -380,8 +380,11 @@ def test_unmodified_boto3_fetches_every_region_that_answers(caplog: pytest.LogCa
     aws = FakeAWS()
     aws.silent_regions = {"eu-central-1"}
     with running(aws) as url:
-        offers = list(fetch(client_for(url), "us-east-1", regions=("us-east-1", "eu-west-1", "eu-central-1")))
+        silent: set[str] = set()
+        regions = ("us-east-1", "eu-west-1", "eu-central-1")
+        offers = list(fetch(client_for(url), "us-east-1", regions=regions, silent=silent))
 
+    assert silent == {"eu-central-1"}
     assert {o.region for o in offers} == {"us-east-1", "eu-west-1"}
     assert "eu-central-1 is left out" in caplog.text
     home = [o for o in offers if o.region == "us-east-1"]
