@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,7 +96,7 @@ class Cloud:
                 return
 
     def client(self, service: str) -> Any:
-        """The boto3 client of a service; the same one for all threads."""
+        """The client of a service; the same one for all threads."""
         from botocore.config import Config
 
         with self._lock:
@@ -108,7 +109,7 @@ class Cloud:
                     **({"s3": {"addressing_style": "path"}} if service == "s3" and self._endpoint else {}),
                 )
                 with aws_errors():
-                    self._clients[service] = self._signed().client(
+                    self._clients[service] = self._signed().create_client(
                         service, region_name=self.region, endpoint_url=self._endpoint, config=config
                     )
             return self._clients[service]
@@ -126,24 +127,28 @@ class Cloud:
 
     def _signed(self) -> Any:
         """The session; of this process's environment unless another was given."""
-        import boto3
+        from botocore.session import Session
 
         if self._session is None:
-            self._session = boto3.session.Session(**_session_arguments(self._environ))
+            environ = self._environ or {}
+            key = environ.get("AWS_ACCESS_KEY_ID")
+            profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
+            session = Session(profile=None if key else profile)
+            session.register_component("data_loader", _descriptions())
+            if key:
+                session.set_credentials(
+                    key, environ.get("AWS_SECRET_ACCESS_KEY"), environ.get("AWS_SESSION_TOKEN")
+                )
+            self._session = session
         return self._session
 
 
-def _session_arguments(environ: Mapping[str, str] | None) -> dict[str, str]:
-    if environ is None:
-        return {}
-    names = {
-        "aws_access_key_id": "AWS_ACCESS_KEY_ID",
-        "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
-        "aws_session_token": "AWS_SESSION_TOKEN",
-    }
-    keys = {argument: environ[name] for argument, name in names.items() if environ.get(name)}
-    profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
-    return keys if "aws_access_key_id" in keys else {"profile_name": profile} if profile else {}
+@cache
+def _descriptions() -> Any:
+    """The descriptions of services, which take longer to read than most calls to answer: once per process."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _is_unheard(error: ProviderError) -> bool:

@@ -15,6 +15,7 @@ if [ -z "$key" ]; then
     exit 1
 fi
 curl -fsS --retry 5 -o "$driver" "$bucket/$key"
+root mkdir -p /etc/modprobe.d
 printf 'blacklist nouveau\noptions nouveau modeset=0\n' | root tee /etc/modprobe.d/skyward-nouveau.conf >/dev/null
 root modprobe -r nouveau 2>/dev/null || true
 root sh "$driver" --silent

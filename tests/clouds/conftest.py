@@ -30,9 +30,13 @@ CPU = Offer(
 SPOT = replace(CPU, pricing="spot", usd_per_hour=0.04)
 
 
+without_machines = pytest.mark.parametrize("ec2", [3600.0], indirect=True, ids=["no machines"])
+"""For tests that look at what is asked and answered: instances stay pending, and nothing boots."""
+
+
 @pytest.fixture
-def ec2() -> Iterator[SimulatedEC2]:
-    with SimulatedEC2() as cloud:
+def ec2(request: pytest.FixtureRequest) -> Iterator[SimulatedEC2]:
+    with SimulatedEC2(boot_s=getattr(request, "param", 0.0)) as cloud:
         cloud.by_hand = []
         yield cloud
     assert not_allowed(AWSProvider(AWS()).policy(), _of_providers(cloud)) == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from conftest import CPU, SPOT, await_running, await_that, client, order
+from conftest import CPU, SPOT, await_running, await_that, client, order, without_machines
 
 from skyward import Endpoint, Instance, InstanceState, Offer, S3Volume, Volume
 from skyward.testing.ec2 import SimulatedEC2
@@ -89,6 +89,7 @@ def test_a_launch_is_one_request_to_fleet_and_a_poll_is_one_describe(
     assert ec2.count("TerminateInstances") == before + 1
 
 
+@without_machines
 def test_what_was_found_is_kept_for_the_next_launch(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     aws.launch(order(token="one"))
     before = len(ec2.requests)
@@ -98,6 +99,7 @@ def test_what_was_found_is_kept_for_the_next_launch(aws: AWSProvider, ec2: Simul
     assert [request.action for request in ec2.requests[before:]] == ["CreateLaunchTemplate", "CreateFleet"]
 
 
+@without_machines
 def test_every_page_is_read(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     aws.per_call = 5
     for number in range(6):
@@ -109,6 +111,7 @@ def test_every_page_is_read(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     assert ec2.count("TerminateInstances") == 2
 
 
+@without_machines
 def test_everything_is_tagged_and_machines_of_others_are_not_ours(
     aws: AWSProvider, ec2: SimulatedEC2
 ) -> None:
@@ -191,6 +194,7 @@ def test_a_launch_goes_where_its_offer_is(aws: AWSProvider, ec2: SimulatedEC2) -
 # -- zones and strategies ------------------------------------------------------------------------------------------
 
 
+@without_machines
 @pytest.mark.parametrize("strategy", ALLOCATION_STRATEGIES)
 def test_every_strategy_launches_spot_machines(make_aws: MakeAWS, ec2: SimulatedEC2, strategy: str) -> None:
     ec2.set_capacity(2, zone="us-east-1a")
@@ -329,6 +333,7 @@ def rules(ec2: SimulatedEC2, pool: str = "p-1") -> list[tuple[str, Any, list[str
     )
 
 
+@without_machines
 def test_ssh_is_open_to_this_client_alone_and_members_reach_each_other(
     aws: AWSProvider, ec2: SimulatedEC2
 ) -> None:
@@ -342,6 +347,7 @@ def test_ssh_is_open_to_this_client_alone_and_members_reach_each_other(
     assert "expires 2026-11-22T10:00:00Z" in group["Description"]
 
 
+@without_machines
 def test_two_pools_have_two_groups_and_each_releases_its_own(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     aws.launch(order())
     aws.launch(order(pool="p-2", token="t-2"))
@@ -354,6 +360,7 @@ def test_two_pools_have_two_groups_and_each_releases_its_own(aws: AWSProvider, e
     assert [name.split()[1] for name in ec2.resources()["security-group"]] == ["skyward-p-2"]
 
 
+@without_machines
 def test_another_network_may_be_let_in_and_the_whole_world_with_a_warning(
     make_aws: MakeAWS, ec2: SimulatedEC2
 ) -> None:
@@ -438,6 +445,7 @@ def test_disks_are_in_the_machines_zone_known_by_path_and_gone_with_it(
     assert "volume" not in ec2.resources()
 
 
+@without_machines
 def test_disks_that_were_left_are_deleted_with_the_rest_of_the_pool(
     aws: AWSProvider, ec2: SimulatedEC2
 ) -> None:
@@ -453,6 +461,7 @@ def test_disks_that_were_left_are_deleted_with_the_rest_of_the_pool(
     assert ec2.resources() == {"volume": [kept]}
 
 
+@without_machines
 def test_a_role_and_a_bucket_are_made_once_and_only_where_a_volume_asks(
     aws: AWSProvider, ec2: SimulatedEC2
 ) -> None:
@@ -474,6 +483,7 @@ def test_a_role_and_a_bucket_are_made_once_and_only_where_a_volume_asks(
     assert iam.get_role(RoleName="skyward-role")
 
 
+@without_machines
 def test_a_second_client_uses_the_role_that_is_there(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:
     volume = S3Volume("/set", "skyward-data")
     make_aws().launch(order(token="one", volumes=(volume,)))
@@ -483,6 +493,7 @@ def test_a_second_client_uses_the_role_that_is_there(make_aws: MakeAWS, ec2: Sim
     assert ec2.count("CreateBucket") == 1
 
 
+@without_machines
 def test_a_profile_of_the_users_own_is_taken_as_it_is(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:
     iam = client(ec2, "iam")
     arn = iam.create_instance_profile(InstanceProfileName="mine")["InstanceProfile"]["Arn"]
@@ -499,6 +510,7 @@ def test_a_profile_of_the_users_own_is_taken_as_it_is(make_aws: MakeAWS, ec2: Si
 # -- ending --------------------------------------------------------------------------------------------------------
 
 
+@without_machines
 def test_terminate_of_unknown_ids_is_silent_and_ends_the_known_ones(
     aws: AWSProvider, ec2: SimulatedEC2
 ) -> None:
@@ -513,6 +525,7 @@ def test_terminate_of_unknown_ids_is_silent_and_ends_the_known_ones(
     aws.terminate([])
 
 
+@without_machines
 def test_release_may_be_repeated_and_waits_for_a_group_in_use(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     aws.release("nobody")
     (launched,) = aws.launch(order(public_key=KEY))
@@ -527,6 +540,7 @@ def test_release_may_be_repeated_and_waits_for_a_group_in_use(aws: AWSProvider, 
     aws.release("p-1")
 
 
+@without_machines
 def test_secrets_are_in_no_request(aws: AWSProvider, ec2: SimulatedEC2) -> None:
     aws.launch(order(public_key=KEY))
 
