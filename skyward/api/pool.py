@@ -265,6 +265,7 @@ class ComputePool(target.Target):
             running.stop(hurry=isinstance(error, KeyboardInterrupt))
         except CleanupError as problem:
             raise problem from error
+        self._last_cost = running.fleet.usd
         self._running = None
         _RUNNING.discard(self)
 

@@ -217,8 +217,10 @@ def render(error: SkywardError) -> None:
 
 
 def _tail(error: SkywardError) -> list[str]:
+    """What was printed last; nothing where the causes tell all of it."""
     text = getattr(error, "tail", "") or getattr(error, "stderr_tail", "")
-    return str(text).splitlines()[-_TAIL_LINES:]
+    lines = str(text).splitlines()[-_TAIL_LINES:]
+    return [] if all(line in error.facts for line in lines if line.strip()) else lines
 
 
 def _from_click(error: click.ClickException) -> SkywardError:

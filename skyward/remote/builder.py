@@ -214,7 +214,7 @@ class Builder:
         hashed = all(" --hash" in line for line in lines)
         options = ["--index-strategy", "unsafe-best-match" if hashed else "first-index"]
         self.call([self.uv, "pip", "install", "--python", self.python, *options, "--requirements", path])
-        return f"{len(lines)} requirements"
+        return f"{len(lines)} package{'s' if len(lines) != 1 else ''}"
 
     def set_up(self, command: str) -> str:
         """One of the user's commands, where `python`, `pip` and `uv` mean this environment."""

@@ -20,7 +20,8 @@ import pytest
 
 import skyward
 from skyward.cli import COMMANDS, console
-from skyward.errors import ExitCode
+from skyward.cli.shell import render
+from skyward.errors import BootstrapError, ExitCode
 
 ROOT = Path(skyward.__file__).parent.parent
 Skyward = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -217,6 +218,13 @@ def test_an_error_of_ours_is_a_line_its_causes_and_hints(run: Skyward) -> None:
     assert cause.startswith("  cause: ffff")
     assert len(cause) < 2100
     assert (a, b, hint) == ("  | a", "  | b", "  hint: wait")
+
+
+def test_what_the_causes_tell_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+    render(BootstrapError("n0: it failed", facts=["one", "two"], tail="one\n\ntwo\n"))
+    render(BootstrapError("n0: it failed", facts=["two"], tail="one\ntwo\n"))
+
+    assert capsys.readouterr().err.count("one") == 2
 
 
 def test_a_mistyped_command_names_the_nearest(run: Skyward) -> None:

@@ -57,7 +57,10 @@ def test_a_task_that_fails_over_there_shows_its_traceback_here(run: Skyward, ssh
     done = run("train.py:fold", *reach(sshd), "--", "3")
 
     assert done.code == 1
-    assert ':11: in fold\n    raise ValueError("fold 3 is bad")\nE   ValueError: fold 3 is bad\n' in done.err
+    assert (
+        '\ntrain.py:11: in fold\n    raise ValueError("fold 3 is bad")\nE   ValueError: fold 3 is bad\n'
+        in done.err
+    )
 
 
 def test_an_unknown_host_key_exits_4_with_the_command_that_shows_it(
@@ -87,3 +90,4 @@ def test_a_host_that_refuses_exits_4_and_names_it(run: Skyward) -> None:
     assert done.code == 4
     assert "127.255.255.1" in done.err
     assert json.loads(done.out)["exit_code"] == 4
+    assert json.loads(done.out)["cost"]["usd"] == 0.0, "a machine of one's own costs nothing, reached or not"
