@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
 
+# uv is fast, and trusts its own certificates only; behind a company's proxy pip knows better.
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) 2>/dev/null || $(BIN)/python -m pip install --quiet $(1)
+
 .PHONY: help demo test check format bench docs clean
 
 help:
@@ -20,11 +23,11 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "skyward needs Python 3.11 or newer; $(PYTHON) is older: make demo PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e .
+	@$(call install,-e .)
 	@touch $@
 
 .venv/test: .venv/base
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[test,check]'
+	@$(call install,-e '.[test,check]')
 	@touch $@
 
 demo: .venv/base
