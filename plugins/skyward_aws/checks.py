@@ -137,7 +137,7 @@ def _images(site: Site, config: AWS) -> Iterator[Finding]:
         try:
             image = find_image(site.cloud, kind=kind, architecture=architecture)
         except ProviderError as error:
-            yield Finding(subject=subject, is_ok=None, detail=error.message, hints=error.hints)
+            yield Finding(subject=subject, is_ok=None, detail=_said(error), hints=_others(error))
         else:
             yield Finding(subject=subject, is_ok=True, detail=image.id)
 
@@ -168,8 +168,8 @@ def _permission(subject: str, call: Call, refusal: ProviderError) -> Finding:
         return Finding(subject=subject, is_ok=True, detail="allowed")
     if isinstance(refusal, CredentialsError) and not is_for_ours:
         hints = ("skyward check aws --policy",)
-        return Finding(subject=subject, is_ok=False, detail=refusal.message, hints=hints)
-    detail = f"shows when there is something of ours to do it to ({code or refusal.message})"
+        return Finding(subject=subject, is_ok=False, detail=_said(refusal), hints=hints)
+    detail = f"shows when there is something of ours to do it to ({code or _said(refusal)})"
     return Finding(subject=subject, is_ok=None, detail=detail)
 
 
@@ -247,24 +247,36 @@ def _quotas(cloud: Cloud) -> Iterator[Finding]:
         try:
             found = cloud.ask(calls.GET_QUOTA, ServiceCode="ec2", QuotaCode=code)["Quota"]
         except ProviderError as error:
-            yield Finding(subject=subject, is_ok=None, detail=error.message)
-            if type(error) is not ProviderError or getattr(error, "is_network", False):
-                return  # it will be no different for the others
-            continue
-        value = float(found.get("Value", 0))
-        if value > 0:
-            yield Finding(subject=subject, is_ok=True, detail=f"{value:g} vCPUs")
-            continue
-        yield Finding(
-            subject=subject,
-            is_ok=False if code == QUOTAS[0][1] else None,
-            detail="0 vCPUs: none of them can be rented before AWS grants more",
-            hints=(
-                f"aws service-quotas request-service-quota-increase --region {cloud.region} --service-code ec2 "
-                f"--quota-code {code} --desired-value 32",
-            ),
-        )
+            if "NoSuchResource" in str(getattr(error, "aws_code", "")):
+                continue  # not every region has every family
+            yield Finding(subject="quotas", is_ok=None, detail=_said(error))
+            return  # it will be no different for the others
+        yield _quota(cloud.region, subject, code, float(found.get("Value", 0)))
+
+
+def _quota(region: str, subject: str, code: str, vcpus: float) -> Finding:
+    """None of a family is only in the way of who wants it; without CPU machines there is nothing."""
+    if vcpus > 0:
+        return Finding(subject=subject, is_ok=True, detail=f"{vcpus:,.0f} vCPUs")
+    return Finding(
+        subject=subject,
+        is_ok=False if code == QUOTAS[0][1] else None,
+        detail="0 vCPUs: none of them can be rented before AWS grants more",
+        hints=(
+            f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
+            f"--quota-code {code} --desired-value 32",
+        ),
+    )
 
 
 def _bad(subject: str, error: ProviderError) -> Finding:
-    return Finding(subject=subject, is_ok=False, detail=error.message, hints=error.hints)
+    return Finding(subject=subject, is_ok=False, detail=_said(error), hints=_others(error))
+
+
+def _said(error: ProviderError) -> str:
+    return error.message.removeprefix("aws: ")
+
+
+def _others(error: ProviderError) -> tuple[str, ...]:
+    """What can be done, other than what is being done."""
+    return tuple(hint for hint in error.hints if hint != "skyward check aws")

@@ -292,8 +292,14 @@ def test_session_manager_needs_no_open_port_and_a_role_that_may_use_it(
     [((), ("aws", "session-manager-plugin")), (("aws",), ("session-manager-plugin",))],
 )
 def test_missing_tools_are_named_before_anything_is_rented(
-    make_aws: MakeAWS, ec2: SimulatedEC2, tools: Path, there: tuple[str, ...], missing: tuple[str, ...]
+    make_aws: MakeAWS,
+    ec2: SimulatedEC2,
+    tools: Path,
+    there: tuple[str, ...],
+    missing: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PATH", str(tools))  # an `aws` of this computer's own does not count
     for name in there:
         install(tools, name)
     aws = make_aws(connection="ssm")
