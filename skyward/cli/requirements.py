@@ -171,28 +171,19 @@ def _share(value: Any, option: str) -> float:
     return number
 
 
-def _count_range(value: Any, _option: str) -> Any:
-    from skyward.model.sizes import parse_count_range
+def sized(parser: str) -> Callable[[Any, str], Any]:
+    """Reads with one of the functions of `model.sizes`; its error says which option it is about."""
 
-    return parse_count_range(value)
+    def read(value: Any, option: str) -> Any:
+        from skyward.errors import SizeError
+        from skyward.model import sizes
 
+        try:
+            return getattr(sizes, parser)(value)
+        except SizeError as error:
+            raise SizeError(f"{option} {error.message}", **error.values) from None
 
-def _memory_range(value: Any, _option: str) -> Any:
-    from skyward.model.sizes import parse_memory_range
-
-    return parse_memory_range(value)
-
-
-def _count(value: Any, _option: str) -> float:
-    from skyward.model.sizes import parse_count
-
-    return parse_count(value)
-
-
-def _duration(value: Any, _option: str) -> float:
-    from skyward.model.sizes import parse_duration
-
-    return parse_duration(value)
+    return read
 
 
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
@@ -209,12 +200,12 @@ def _architecture(value: Any, option: str) -> str:
 _READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "provider": ("providers", _names),
     "accelerator": ("accelerator", lambda value, _option: parse_accelerator(value)),
-    "total": ("total_accelerators", _count),
+    "total": ("total_accelerators", sized("parse_count")),
     "nodes": ("nodes", _whole),
     "min_nodes": ("min_nodes", _whole),
-    "cpu": ("cpu", _count_range),
-    "memory": ("memory_gib", _memory_range),
-    "disk": ("disk_gb", _memory_range),
+    "cpu": ("cpu", sized("parse_count_range")),
+    "memory": ("memory_gib", sized("parse_memory_range")),
+    "disk": ("disk_gb", sized("parse_memory_range")),
     "architecture": ("architecture", _architecture),
     "machine": ("machine", _text),
     "region": ("regions", _names),
@@ -222,7 +213,7 @@ _READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "allocation": ("allocation", lambda value, _option: value),
     "max_price": ("max_price", _amount),
     "max_cost": ("max_cost", _amount),
-    "max_lifetime": ("max_lifetime_s", _duration),
+    "max_lifetime": ("max_lifetime_s", sized("parse_duration")),
     "min_reliability": ("min_reliability", _share),
 }
 """Option -> the field of Requirements it fills, and how it is read."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skyward.cli import console
-from skyward.cli.requirements import MACHINE, POOL, requirement_options, requirements_of
+from skyward.cli.requirements import MACHINE, POOL, requirement_options, requirements_of, sized
 from skyward.cli.shell import Shell, pass_shell
 from skyward.errors import ConfigError, ExitCode, UsageError
 
@@ -183,6 +183,8 @@ def _request(shell: Shell, target: str, words: Sequence[str], given: Mapping[str
 def _pool_arguments(shell: Shell, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the pool, of which only what was said."""
     wants = requirements_of(given)
+    if given["timeout"] is not None:
+        sized("parse_duration")(given["timeout"], "--timeout")
     found = shell.config.pool(given["pool_name"]) if given["pool_name"] else {}
     for name, field in _FIELDS.items():
         if given.get(name) not in (None, ()):
