@@ -6,7 +6,8 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 # uv is fast, and trusts its own certificates only; behind a company's proxy pip knows better.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) 2>/dev/null || $(BIN)/python -m pip install --quiet $(1)
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+PIP := $(BIN)/python -m pip install --quiet
 
 .PHONY: help demo test check format bench docs clean
 
@@ -23,11 +24,11 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "skyward needs Python 3.11 or newer; $(PYTHON) is older: make demo PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	@$(call install,-e .)
+	@$(UV) -e . 2>/dev/null || $(PIP) -e .
 	@touch $@
 
 .venv/test: .venv/base
-	@$(call install,-e '.[test,check]')
+	@$(UV) -e '.[test,check]' 2>/dev/null || $(PIP) -e '.[test,check]'
 	@touch $@
 
 demo: .venv/base
