@@ -15,6 +15,7 @@ from skyward.api.flight import Collection, Flight, Sequel, Stream, TaskFuture
 from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
 from skyward.cloud.fleet import Fleet, FleetOrder
+from skyward.cloud.gc import sweep
 from skyward.cloud.project import project_root
 from skyward.contracts.engine import Engine, EngineContext
 from skyward.contracts.provider import Provider
@@ -81,6 +82,9 @@ class Running:
         assert self.plan.chosen is not None
         self._listen()
         self.bus.emit(PoolStarting(pool=self.id, nodes=self.plan.nodes, provider=self.plan.chosen.provider))
+        for orphan in sweep():
+            message, hints = orphan.words
+            self.bus.emit(WarningRaised(message=message, hint=hints[0]))
         for problem in self._left_out:
             self.bus.emit(WarningRaised(message=f"{problem}; the next provider is tried"))
         self.fleet.start()

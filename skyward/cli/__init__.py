@@ -28,6 +28,7 @@ from skyward.cli.shell import (
     prepare,
     shown_warnings,
     signals,
+    tend,
 )
 
 if TYPE_CHECKING:
@@ -57,10 +58,14 @@ class Entry:
         return command
 
 
-_TASKS, _PRICES, _SETUP = "Tasks", "Prices", "Setup"
+_TASKS, _MACHINES, _PRICES, _SETUP = "Tasks", "Machines", "Prices", "Setup"
 COMMANDS = {
     "run": Entry("skyward.cli.run:run", "Run tasks, here or on rented machines.", _TASKS),
     "plan": Entry("skyward.cli.plan:plan", "Show what would be rented, why, and at what cost.", _TASKS),
+    "ps": Entry("skyward.cli.ps:ps", "Show what is rented now, and what it costs.", _MACHINES),
+    "ssh": Entry("skyward.cli.ssh:ssh", "Log in to a machine of a pool.", _MACHINES),
+    "down": Entry("skyward.cli.down:down", "End pools, and see that they are gone.", _MACHINES),
+    "gc": Entry("skyward.cli.gc:gc", "Find machines that nobody holds, and end them.", _MACHINES),
     "offers": Entry("skyward.cli.offers:offers", "List what is on sale.", _PRICES),
     "cheapest": Entry("skyward.cli.cheapest:cheapest", "Name the cheapest offer that fits.", _PRICES),
     "cost": Entry("skyward.cli.cost:cost", "Say what machines cost for a while.", _PRICES),
@@ -84,6 +89,10 @@ COMMANDS = {
 }
 
 
+_SELF_TENDING = ("ps", "down", "gc", "ssh", "explain", "completion")
+"""Commands that look after left machines themselves, or have nothing to do with machines."""
+
+
 class LazyGroup(click.Group):
     """Commands out of a table; each is imported when it is called."""
 
@@ -104,6 +113,8 @@ class LazyGroup(click.Group):
         name = args[0]
         command = self.get_command(ctx, name)
         if command is not None:
+            if not ctx.resilient_parsing and name not in _SELF_TENDING and not {"-h", "--help"} & {*args}:
+                tend(ctx.ensure_object(Shell))
             return name, command, [*_configured(ctx, command, args), *args[1:]]
         near = get_close_matches(name, self.list_commands(ctx), n=1)
         error = click.UsageError(f"no such command {name!r}", ctx)
@@ -128,7 +139,7 @@ class LazyGroup(click.Group):
         return f"From {point.distribution} {point.version}."
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section in (_TASKS, _PRICES, _SETUP):
+        for section in (_TASKS, _MACHINES, _PRICES, _SETUP):
             if rows := [(n, e.help) for n, e in COMMANDS.items() if e.section == section and e.exists]:
                 with formatter.section(section):
                     formatter.write_dl(rows)

@@ -282,6 +282,27 @@ def _stderr(line: str) -> None:
         pass  # nobody listens
 
 
+# -- machines that were left ---------------------------------------------------------------------------------------
+
+
+def tend(shell: Shell) -> None:
+    """Before a command: pools whose client died are ended in the background, and what is stuck is told of. Without
+    any it looks into one directory."""
+    from skyward.config import Places
+
+    place = Places.find().state / "pools"
+    try:
+        if not any(name.endswith(".jsonl") for name in os.listdir(place)):
+            return
+    except OSError:
+        return
+    from skyward.cloud.gc import sweep
+
+    for orphan in sweep(place):
+        message, hints = orphan.words
+        shell.warn(message, hints)
+
+
 # -- streams and signals ---------------------------------------------------------------------------------------
 
 

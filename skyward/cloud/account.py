@@ -207,6 +207,9 @@ class Account:
             if id in self.machines:
                 self.machines[id].gone_at = event["at"]
 
+    _on_kept = _on_gone
+    """A machine the user wants to keep is none of ours any more."""
+
     def _on_back(self, event: Mapping[str, Any]) -> None:
         """A cloud shows a machine again that it had not shown for a while."""
         for id in event["ids"]:

@@ -169,6 +169,7 @@ class Launcher:
             volumes=terms.volumes,
             lifetime_s=lifetime_s,
             disk_gb=terms.requirements.disk_gb.low if terms.requirements.disk_gb else None,
+            max_price=terms.requirements.max_price,
         )
         return replace(request, **self._prepare(provider, lifetime_s))
 

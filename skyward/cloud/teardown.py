@@ -16,7 +16,8 @@ from skyward.cloud.desks import FindProvider, reason
 from skyward.cloud.journal import Journal, machine_fields
 from skyward.contracts.provider import Provider
 from skyward.errors import CleanupError, RateLimitError
-from skyward.model.instance import Instance
+from skyward.model.instance import Instance, InstanceState
+from skyward.model.money import format_usd
 
 PATIENCE_S = 60.0
 """How long a client waits until every machine is seen to be gone, seconds. Whoever comes after it goes on."""
@@ -24,6 +25,10 @@ TROUBLE_S = 10.0
 """How long it repeats an order that a cloud does not take, seconds."""
 DOUBT_S = 5.0
 """How long it looks for the machines of a launch that was never answered, seconds."""
+KEEP = "skyward:keep"
+"""A tag users set by hand: a machine that carries it is ended by those only who were told to: the client that rented it,
+and `skyward down`."""
+_ALIVE = (InstanceState.PENDING, InstanceState.RUNNING)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 LONGEST_TROUBLE_S = 60.0
@@ -31,6 +36,7 @@ AGAIN_S = 10.0
 """A machine that still runs so long after it was told to end is told again, seconds."""
 
 Gone = Callable[[Sequence[str]], None]
+Wants = Callable[[Instance], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +64,19 @@ def settle(
     patience_s: float = PATIENCE_S,
     on_gone: Gone = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
+    wants: Wants | None = None,
 ) -> list[Left]:
     """Ends everything a journal knows of, and gives back what is left. An empty list means that the cloud has shown
     everything to be gone; the journal is closed then.
 
+    With `wants`, machines are looked at before they are told to end, and those it refuses are let be.
     Several clouds are asked at once. Never raises what a provider raises.
     """
     account = journal.account
     ends = [
-        _Ending(journal, desk, find, patience_s=patience_s, on_gone=on_gone, is_stopped=is_stopped)
+        _Ending(
+            journal, desk, find, patience_s=patience_s, on_gone=on_gone, is_stopped=is_stopped, wants=wants
+        )
         for desk in account.desks
         if _is_open(journal, desk)
     ]
@@ -111,6 +121,7 @@ class _Ending:
         patience_s: float,
         on_gone: Gone,
         is_stopped: Callable[[], bool],
+        wants: Wants | None,
     ) -> None:
         self._journal = journal
         self._desk = desk
@@ -119,6 +130,9 @@ class _Ending:
         self._provider: Provider | None = None
         self._on_gone = on_gone
         self._is_stopped = is_stopped
+        self._wants = wants
+        self._has_kept = False
+        """Whether some machine of the pool goes on, and with it what was made for them all."""
         self._told_at: dict[str, float] = {}
         self._ending: set[str] = set()
         self.left: Left | None = None
@@ -152,7 +166,8 @@ class _Ending:
                 self._end(provider)
             if self._owed or self._doubts:
                 return ""
-            provider.release(self._journal.account.pool)
+            if not self._has_kept:
+                provider.release(self._journal.account.pool)
         except RateLimitError:
             return ""
         except Exception as error:  # a stranger's code, and nothing may keep us from trying again
@@ -171,11 +186,22 @@ class _Ending:
 
     def _end(self, provider: Provider) -> None:
         """Told to end first, then looked at: each second counts, and the order may be repeated."""
-        self._tell(provider)
+        if self._wants is None:
+            self._tell(provider)
         shown = {one.id: one for one in provider.instances(self._journal.account.pool)}
+        if self._wants is not None:
+            shown = self._let_be(shown, self._wants)
         adopt(self._journal, self._desk, shown.values())
         self._judge(shown)
         self._tell(provider)
+
+    def _let_be(self, shown: dict[str, Instance], wants: Wants) -> dict[str, Instance]:
+        """The machines that are to be ended; the others are owed no longer."""
+        kept = [id for id, one in shown.items() if one.state in _ALIVE and not wants(one)]
+        self._has_kept = self._has_kept or bool(kept)
+        if owed := [one.id for one in self._owed if one.id in kept]:
+            self._journal.record("kept", ids=owed)
+        return {id: one for id, one in shown.items() if id not in kept}
 
     def _tell(self, provider: Provider) -> None:
         now = time.monotonic()
@@ -252,6 +278,11 @@ def adopt(journal: Journal, desk: Desk, shown: Iterable[Instance]) -> None:
         )
 
 
+def is_not_kept(instance: Instance) -> bool:
+    """Whether a machine may be ended without its user being there."""
+    return KEEP not in instance.tags
+
+
 def _is_open(journal: Journal, desk: Desk) -> bool:
     account = journal.account
     is_owed = any(one.desk == desk for one in account.owed) or any(one.desk == desk for one in account.doubts)
@@ -283,7 +314,7 @@ def unclean(pool: str, left: Sequence[Left]) -> CleanupError:
     rate = total(machine.usd_per_hour for machine in machines)
     ids = ", ".join(machine.id for machine in machines[:10]) + (" ..." if len(machines) > 10 else "")
     count = f"{len(machines)} machine{'s' * (len(machines) != 1)}"
-    cost = f" at ${rate:.2f}/h" if rate else ""
+    cost = f" at {format_usd(rate)}/h" if rate else ""
     what = (
         f"{count} may still be running{cost}: {ids}" if machines else "what the pool made may still be there"
     )

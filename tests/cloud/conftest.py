@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,24 @@ import pytest
 import skyward as sky
 from skyward.cloud import journal as journals
 from skyward.cloud.account import Account
+from skyward.cloud.client import Client
+from skyward.cloud.journal import Journal
 from skyward.plugins import get_plugins
 from skyward.testing.engines import ThreadEngine
 
 sys.path.append(str(Path(__file__).parent))
 import toycloud
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,6 +98,62 @@ def accounts() -> Callable[[], dict[str, Account]]:
 def closed() -> Callable[[], list[Account]]:
     """What the journals say that are through."""
     return lambda: [journals.read(path) for path in journals.paths(journals.directory() / journals.CLOSED)]
+
+
+@pytest.fixture
+def skyward(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """One command line in this process."""
+    from skyward.cli import invoke
+
+    def run(*words: str) -> Done:
+        code = invoke(words)
+        said = capsys.readouterr()
+        return Done(code=code, out=said.out, err=said.err)
+
+    return run
+
+
+@pytest.fixture
+def configured(toy: toycloud.Toy, empty_home: Path) -> None:
+    """The user's configuration names the toy cloud, as it would name credentials."""
+    place = empty_home / "skyward" / "config"
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text(f'[providers.toy]\ndirectory = "{toy.directory}"\n')
+
+
+@pytest.fixture
+def dead_client() -> dict[str, Any]:
+    """What a journal says of a process that is gone."""
+    process = subprocess.Popen(["true"])
+    client = Client.of(process.pid).plain()
+    process.wait()
+    return {**client, "pid_start": client["pid_start"] or "1"}
+
+
+@pytest.fixture
+def make_orphan(toy: toycloud.Toy, dead_client: dict[str, Any]) -> Callable[..., str]:
+    """A pool with machines whose client died and whose reaper did, too; gives its id."""
+
+    def make(pool: str = "left-1", machines: int = 1, **more: Any) -> str:
+        journal = Journal.of(journals.directory(), pool)
+        place = {"provider": "toy", "region": "r1"}
+        source = {"module": "toycloud", "directory": str(Path(__file__).parent)}
+        journal.intend(
+            token=f"{pool}-0", count=machines, client=dead_client, plugin=source, owner="me@here",
+            config={"directory": toy.directory}, **{**place, **more},
+        )  # fmt: skip
+        ids = [f"{pool}-m{number}" for number in range(machines)]
+        journal.record(
+            "launched", token=f"{pool}-0", machines=[{"id": id, "usd_per_hour": 1.0} for id in ids], **place
+        )
+        journal.leave()
+        for id in ids:
+            toy.add(
+                id, age_s=100, pool=pool, managed="true", token=f"{pool}-0", created="2026-01-01T00:00:00Z"
+            )
+        return pool
+
+    return make
 
 
 @pytest.fixture
