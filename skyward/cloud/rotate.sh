@@ -44,8 +44,9 @@ fi
 
 # The key that is shown now: the first ed25519 key of its configuration.
 paths=$("$sshd" -T ${config:+-f "$config"} 2>/dev/null | sed -n 's/^hostkey //p')
+[ -n "$paths$config" ] || paths=/etc/ssh/ssh_host_ed25519_key
 key=''
-for path in ${paths:-/etc/ssh/ssh_host_ed25519_key}; do
+for path in $paths; do
   case $(ssh-keygen -y -P '' -f "$path" 2>/dev/null </dev/null) in ssh-ed25519\ *) key=$path && break ;; esac
 done
 [ -n "$key" ] || refuse 'no ed25519 host key of its sshd can be read'

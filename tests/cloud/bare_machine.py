@@ -51,7 +51,9 @@ class BareMachine:
         self.bin.mkdir()
         self.calls_file = directory / "calls"
         self.only_own = False
-        """Whether the machine has no commands but scripted ones and the few that everything needs."""
+        # Its disk is this computer's: what installs or fetches must never be the real thing.
+        for name in ("apt-get", "apt-cache", "dpkg", "dnf", "yum", "rpm", "curl", "wget", "snap"):
+            self.script(name, "exit 1")
 
     def script(self, name: str, text: str = "") -> None:
         """A command that notes how it is called, and then does `text`."""
@@ -67,11 +69,17 @@ class BareMachine:
             (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
             (self.bin / name).chmod(0o755)
 
+    def bare(self) -> None:
+        """From now on nothing on the machine is this computer's, but what everything needs."""
+        self.only_own = True
+        self.keep("sh", "id", "python3", "mountpoint", "mount", "umount", "chmod", "rm")
+
     def keep(self, *names: str) -> None:
         """Commands of this computer that the machine has too, when it has only its own."""
         for name in names:
             found = shutil.which(name, path=_PATH)
             assert found, name
+            (self.bin / name).unlink(missing_ok=True)
             (self.bin / name).symlink_to(found)
 
     def run(
@@ -106,6 +114,7 @@ class BareMachine:
             env=environ,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=60,
         )
 

@@ -96,9 +96,12 @@ def test_a_machine_of_several_keys_replaces_the_one_that_was_pinned(make_sshd: M
 def test_a_machine_without_an_ed25519_key_says_so_and_keeps_its_own(make_sshd: MakeSSHD) -> None:
     machine = make_sshd(host_keys=("rsa",))
     connection = connect(machine.endpoint)
+    usual = {path: path.stat().st_mtime_ns for path in Path("/etc/ssh").glob("ssh_host_*")}
 
     with pytest.raises(BootstrapError, match="no ed25519 host key") as caught:
         rotate(connection)
+
+    assert {path: path.stat().st_mtime_ns for path in usual} == usual, "not its sshd's, not its business"
 
     assert caught.value.step == "host-key"
     connect(machine.endpoint).close()

@@ -332,12 +332,6 @@ def buckets_step(*volumes: S3Volume, **details: str) -> Step:
     return step_of("buckets", volumes, details=details)
 
 
-def bare_bones(machine: BareMachine) -> None:
-    """Nothing on the machine is this computer's, but what everything needs."""
-    machine.only_own = True
-    machine.keep("sh", "id", "python3", "mountpoint", "mount", "umount", "chmod", "rm")
-
-
 def test_mountpoint_for_s3_is_the_first_choice_and_read_only_is_what_it_says(
     machine: BareMachine, tmp_path: Path
 ) -> None:
@@ -361,7 +355,7 @@ def test_mountpoint_for_s3_is_the_first_choice_and_read_only_is_what_it_says(
 def test_a_program_that_ends_well_and_mounts_nothing_is_not_believed(
     machine: BareMachine, tmp_path: Path
 ) -> None:
-    bare_bones(machine)
+    machine.bare()
     machine.script("mount-s3")
     machine.script("s3fs")
     machine.script("aws", "exit 1")
@@ -375,7 +369,7 @@ def test_a_program_that_ends_well_and_mounts_nothing_is_not_believed(
 
 
 def test_s3fs_is_the_second_choice(machine: BareMachine, tmp_path: Path) -> None:
-    bare_bones(machine)
+    machine.bare()
     # Version 1.90: knows no compat_dir, and does not say so.
     machine.script("s3fs", f'case "$*" in *compat_dir*) exit 0 ;; esac; {MOUNTS_SECOND}')
     path = str(tmp_path / "in")
@@ -392,7 +386,7 @@ def test_s3fs_is_the_second_choice(machine: BareMachine, tmp_path: Path) -> None
 
 
 def test_what_is_missing_is_installed_once(machine: BareMachine, tmp_path: Path) -> None:
-    bare_bones(machine)
+    machine.bare()
     machine.keep("cat", "touch")
     machine.script("apt-cache")
     machine.script("curl", 'while [ "$1" != -o ]; do shift; done; touch "$2"')
@@ -612,7 +606,7 @@ def test_gpus_that_cannot_be_cut_say_why(machine: BareMachine, state: dict[str, 
 
 
 def test_a_machine_without_the_driver_says_so(machine: BareMachine) -> None:
-    bare_bones(machine)
+    machine.bare()
 
     done = machine.run(step_of("partitions", accelerator="H100-SXM:1g.10gb"))
 

@@ -55,8 +55,8 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
             errors="replace",
             env=env,
         )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "%s: %s" % (command[0], error.strerror))
+    except (OSError, ValueError) as error:  # ValueError: no argument can hold a NUL
+        return subprocess.CompletedProcess(command, 127, "%s: %s" % (command[0], error))
 
 
 def must(*command: str) -> None:
@@ -236,6 +236,7 @@ def close_bucket(bucket: Bucket) -> str:
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be text
     request = json.load(sys.stdin)
     act = close_bucket if request.get("action") == "close" else open_bucket
     problems = []
@@ -243,7 +244,7 @@ def main() -> int:
         bucket = Bucket(given, request.get("endpoint") or "")
         try:
             print("%s: %s" % (bucket.path, act(bucket)))
-        except (Failed, OSError) as error:
+        except (Failed, OSError, ValueError) as error:
             problems.append("%s at %s: %s" % (bucket.address, bucket.path, error))
     print("\n".join(problems), file=sys.stderr)
     return 1 if problems else 0

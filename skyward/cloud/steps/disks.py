@@ -32,8 +32,8 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
             text=True,
             errors="replace",
         )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "", "%s: %s" % (command[0], error.strerror))
+    except (OSError, ValueError) as error:  # ValueError: no argument can hold a NUL
+        return subprocess.CompletedProcess(command, 127, "", "%s: %s" % (command[0], error))
 
 
 def must(*command: str) -> str:
@@ -148,6 +148,7 @@ def mount(disk: Dict[str, Any], owner: List[int], deadline: float) -> str:
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be text
     request = json.load(sys.stdin)
     owner = list(map(int, sys.argv[1:3]))
     deadline = time.monotonic() + request.get("wait_s", 120)
@@ -155,7 +156,7 @@ def main() -> int:
     for disk in request["disks"]:
         try:
             print(mount(disk, owner, deadline))
-        except (Failed, OSError) as error:
+        except (Failed, OSError, ValueError) as error:
             problems.append("%s: %s" % (disk["path"], error))
     print("\n".join(problems), file=sys.stderr)
     return 1 if problems else 0

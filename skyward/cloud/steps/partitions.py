@@ -35,6 +35,8 @@ def smi(*arguments: str) -> "subprocess.CompletedProcess[str]":
         )
     except OSError as error:
         raise Failed("no nvidia-smi on this machine: %s" % error.strerror) from error
+    except ValueError as error:  # no argument can hold a NUL
+        raise Failed("cannot say %r: %s" % (arguments, error)) from error
 
 
 def must(*arguments: str) -> str:
