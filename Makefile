@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # uv is fast, and trusts its own certificates only; behind a company's proxy pip knows better.
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
-PIP := $(BIN)/python -m pip install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: help demo test check format bench docs clean
 
@@ -23,7 +23,7 @@ help:
 .venv/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "skyward needs Python 3.11 or newer; $(PYTHON) is older: make demo PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@test -x $(BIN)/uv || $(PIP) uv
 	@$(UV) -e . 2>/dev/null || $(PIP) -e .
 	@touch $@
 
