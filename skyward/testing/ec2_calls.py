@@ -316,7 +316,8 @@ class Calls:
         if count < wanted:
             for choice in choices:
                 if choice.free < wanted or limit < wanted:
-                    refusal = choice.refusal or no_capacity(choice.instance_type, choice.zone)
+                    known = choice.refusal if choice.free < wanted else None
+                    refusal = known or no_capacity(choice.instance_type, choice.zone)
                     errors.append(fleet_item(choice, errorCode=refusal.code, errorMessage=refusal.message))
 
     def _choices(self, call: Call, market: str, faults: Sequence[Fault]) -> list[Choice]:

@@ -20,7 +20,12 @@ from skyward.testing.ec2_images import IMAGES, PARAMETERS, image_id
 ACCOUNT = "123456789012"
 _SERVICES = ("ec2", "iam", "s3", "ssm", "sts", "servicequotas")
 _ENVIRONMENT = {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
-_POLICIES = ("AmazonSSMManagedInstanceCore", "AmazonS3ReadOnlyAccess", "AmazonS3FullAccess", "AdministratorAccess")
+_POLICIES = (
+    "AmazonSSMManagedInstanceCore",
+    "AmazonS3ReadOnlyAccess",
+    "AmazonS3FullAccess",
+    "AdministratorAccess",
+)
 """The managed policies that exist; to make all of them takes moto a second each time."""
 
 
@@ -55,8 +60,8 @@ def moto_for(hooks: Hooks) -> Iterator[Callable[[Mapping[str, Any], Any], Any]]:
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, _ENVIRONMENT))
         from moto.ec2.models import instances as models
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from moto.iam.models import IAMBackend
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from moto.ssm.models import ParameterDict
 
         _forget_everything()

@@ -24,6 +24,7 @@ from skyward.testing.machines_image import (
     ASSEMBLE,
     INIT,
     PATH,
+    SESSION,
     commands,
     shared_places,
     sshd_config,
@@ -90,6 +91,10 @@ class Machine:
         threading.Thread(target=self._watch, args=(process,), name="machine", daemon=True).start()
         try:
             return self._body.await_ready(process, deadline_s)
+        except RuntimeError:
+            if self._is_ending:  # while it booted
+                return False
+            raise
         finally:
             self._booted.set()
 
@@ -149,7 +154,9 @@ class Machine:
 
     def start_sshd(self) -> None:
         """After `kill_sshd`."""
-        self.run(f"$(command -v sshd) -f {self._body.config} -E {self._body.log}")
+        self.run(
+            f"rm -f {self._body.sshd_pid}; $(command -v sshd) -f {self._body.config} -E {self._body.log}"
+        )
 
     def wrong_host_key(self) -> None:
         """From now on somebody with another host key answers at its address."""
@@ -239,6 +246,7 @@ class _Plain:
         self.config, self.sshd_pid = f"{self.ssh}/sshd_config", f"{self.ssh}/sshd.pid"
         self.output, self.log = str(directory / "output.log"), str(directory / "sshd.log")
         self.init = 0
+        self._known: dict[int, Any] = {}
 
     def spawn(self) -> subprocess.Popen[bytes]:
         home = self.directory / "home"
@@ -251,7 +259,14 @@ class _Plain:
         ).items():
             write(Path(self.simulated, "bin", name), text, 0o755)
         keys = [f"HostKey {self.ssh}/ssh_host_{kind}_key" for kind in ("ed25519", "ecdsa", "rsa")]
-        options = [*keys, "StrictModes no", f"AuthorizedKeysFile {self.simulated}/authorized_keys"]
+        write(Path(self.simulated, "session"), SESSION, 0o755)
+        options = [
+            *keys,
+            "StrictModes no",
+            f"AuthorizedKeysFile {self.simulated}/authorized_keys",
+            f"ForceCommand {self.simulated}/session",
+            f"Subsystem sftp {_sftp_server()}",
+        ]
         self._write_config(Path(self.config), path, {"HOME": str(home)}, options)
         arguments = [self.simulated, self.output, self.config, self.log, self.sshd_pid]
         return self._start([*_user_spaces(), "/bin/sh", f"{self.simulated}/init", *arguments])
@@ -259,35 +274,38 @@ class _Plain:
     def await_ready(self, process: subprocess.Popen[bytes], deadline_s: float) -> bool:
         assert process.stdout is not None
         readable, _, _ = select.select([process.stdout], [], [], deadline_s)
-        is_ready = bool(readable) and process.stdout.readline() == b"ready\n"
+        said = process.stdout.readline() if readable else b""
         self.init = self._first_process(process)
-        return is_ready
+        if readable and said != b"ready\n":
+            console = (self.directory / "console.log").read_text(errors="replace")
+            raise RuntimeError(f"machine {self.spec.name} does not boot: {console or 'it ended'}")
+        return bool(readable)
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
-        init = self.init or self._first_process(process)
-        if init:
-            _kill(init)
-        process.kill()
-        process.wait(_STOP_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
         deadline = time.monotonic() + _STOP_S
-        while (left := self._marked()) and time.monotonic() < deadline:
+        while (left := self.processes()) and time.monotonic() < deadline:
             for each in left:
                 _send(each, signal.SIGKILL)
+            if process.poll() is None:
+                _cut(process, self.init or self._first_process(process))
             time.sleep(0.01)
+        _cut(process, self.init or self._first_process(process))
 
     def processes(self) -> list[Any]:
+        """With a process space of its own, those in it; else descendants, now or before, and what bears our mark."""
         import psutil
 
-        if not self.init:
-            return []
-        space = _link(f"/proc/{self.init}/ns/pid")
-        if space is None or space == _link("/proc/self/ns/pid"):
-            return [process for process in self._marked() if process.pid != self.init]
-        own = (process for process in psutil.process_iter() if _link(f"/proc/{process.pid}/ns/pid") == space)
-        return [process for process in own if process.pid != self.init]
+        space = _link(f"/proc/{self.init}/ns/pid") if self.init else None
+        if space is not None and space != _link("/proc/self/ns/pid"):
+            return _in_space(space, self.init)
+        try:
+            below = psutil.Process(self.init).children(recursive=True) if self.init else []
+        except psutil.NoSuchProcess:
+            below = []
+        for each in (*below, *self._marked()):
+            self._known.setdefault(each.pid, each)
+        self._known = {pid: each for pid, each in self._known.items() if _is_alive(each) and pid != self.init}
+        return list(self._known.values())
 
     def command(self, script: str) -> Sequence[str]:
         return ["/bin/sh", "-c", f". {self.simulated}/environment\ncd\n{script}"]
@@ -372,7 +390,7 @@ class _Isolated(_Plain):
     def spawn(self) -> subprocess.Popen[bytes]:
         seed = self.directory / "seed"
         self._write_private_files(seed / _ISOLATED.lstrip("/"), PATH, {})
-        self._write_config(seed / "etc" / "ssh" / "sshd_config", PATH, {}, [])
+        self._write_config(seed / "etc" / "ssh" / "sshd_config", PATH, {}, ["Subsystem sftp internal-sftp"])
         pairs = {**self.spec.environment, "PATH": PATH}
         write(seed / "etc" / "environment", "".join(f'{name}="{value}"\n' for name, value in pairs.items()))
         spaces = ["--fork", "--pid", "--mount", "--uts", "--kill-child=SIGKILL", *_uptime_from_zero()]
@@ -380,23 +398,13 @@ class _Isolated(_Plain):
         arguments = [str(self.directory), str(self.image), self.spec.name, *shared]
         return self._start(["unshare", *spaces, "/bin/sh", "-c", ASSEMBLE, "assemble", *arguments])
 
-    def await_ready(self, process: subprocess.Popen[bytes], deadline_s: float) -> bool:
-        is_ready = super().await_ready(process, deadline_s)
-        said = (self.directory / "console.log").read_text(errors="replace")
-        if not is_ready and said:
-            raise RuntimeError(f"machine {self.spec.name} cannot be assembled: {said}")
-        return is_ready
-
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """The kernel ends the rest when the first process ends."""
-        init = self.init or self._first_process(process)
-        if init:
-            _kill(init)
-        process.kill()
-        process.wait(_STOP_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        _cut(process, self.init or self._first_process(process))
+
+    def processes(self) -> list[Any]:
+        space = _link(f"/proc/{self.init}/ns/pid") if self.init else None
+        return [] if space is None else _in_space(space, self.init)
 
     def command(self, script: str) -> Sequence[str]:
         spaces = ["--pid", "--mount", "--uts", *(["--time"] if _has_time_namespaces() else [])]
@@ -463,10 +471,43 @@ def _uptime_from_zero() -> Sequence[str]:
     return ["--time", f"--boottime=-{int(time.clock_gettime(time.CLOCK_BOOTTIME))}"]
 
 
+def _sftp_server() -> str:
+    """A program: sessions begin in a directory of their own, where sshd's own sftp would not."""
+    places = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
+    return next((place for place in places if os.path.exists(place)), "internal-sftp")
+
+
 def _environment(name: str) -> dict[str, str]:
     """Nothing of the tests' environment reaches a machine, but for the mark by which they find what they left."""
     marks = {key: value for key, value in os.environ.items() if key.startswith("RUN_BY_")}
     return {"PATH": PATH, MARK: name, **marks}
+
+
+def _cut(process: subprocess.Popen[bytes], init: int) -> None:
+    """The first process, and whoever started it, are gone; so are the pipes to them."""
+    if init:
+        _kill(init)
+    process.kill()
+    process.wait(_STOP_S)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _in_space(space: str, init: int) -> list[Any]:
+    import psutil
+
+    own = (process for process in psutil.process_iter() if _link(f"/proc/{process.pid}/ns/pid") == space)
+    return [process for process in own if process.pid != init]
+
+
+def _is_alive(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _words(process: Any) -> list[str]:
@@ -476,6 +517,10 @@ def _words(process: Any) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+def _is_sshd(words: Sequence[str]) -> bool:
+    return bool(words) and words[0].startswith(("sshd:", "sshd-session:"))
 
 
 def _send(process: Any, number: int) -> None:

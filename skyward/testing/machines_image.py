@@ -59,14 +59,16 @@ trap 'exit 0' TERM
 echo $$ >"$1/init.pid"
 . "$1/prepare"
 sh "$1/early" </dev/null >>"$2" 2>&1
-if [ -e "$1/no-sshd" ]; then
-    echo ready
-else
-    "$(command -v sshd)" -f "$3" -E "$4" </dev/null >/dev/null 2>&1
-    tries=0
-    until [ -s "$5" ] || [ "$tries" -gt 500 ]; do tries=$((tries + 1)); sleep 0.01; done
-    [ ! -s "$5" ] || echo ready
+if [ ! -e "$1/no-sshd" ]; then
+    "$(command -v sshd)" -D -f "$3" -E "$4" </dev/null >/dev/null 2>"$1/complaint" &
+    sshd=$!
+    trap 'kill -9 $sshd 2>/dev/null; exit 0' TERM
+    until [ -s "$5" ]; do
+        kill -0 $sshd 2>/dev/null || { echo failed; cat "$1/complaint" "$4" >&2; exit 1; }
+        sleep 0.01
+    done
 fi
+echo ready
 exec 1>/dev/null 3<&0
 (
     exec </dev/null 3<&-
@@ -75,6 +77,7 @@ exec 1>/dev/null 3<&0
 ) &
 cat <&3 >/dev/null &
 wait $!
+[ -z "$sshd" ] || kill -9 $sshd
 """
 
 # Isolated machines: homes, and the host keys of this computer out of sight.
@@ -202,7 +205,14 @@ X11Forwarding no
 PrintMotd no
 AcceptEnv LANG LC_*
 LogLevel VERBOSE
-Subsystem sftp internal-sftp
+"""
+
+
+# Without isolation: every session begins in the machine's home, not in the user's own.
+SESSION = """#!/bin/sh
+cd "$HOME"
+[ -n "$SSH_ORIGINAL_COMMAND" ] || exec "$SHELL" -l
+exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
 """
 
 

@@ -421,11 +421,14 @@ def test_calls_are_written_down(desk: Desk, cloud: SimulatedEC2) -> None:
     assert (request.service, request.region, request.fault) == ("ec2", "us-east-1", None)
 
 
-def test_what_moto_cannot_do_fails_the_test(identity: Path, _sshd_installed: None) -> None:
-    with pytest.raises(AssertionError, match="GetSpotPlacementScores"), SimulatedEC2() as cloud:
+@pytest.mark.usefixtures("_sshd_installed")
+def test_what_moto_cannot_do_fails_the_test(identity: Path) -> None:
+    with SimulatedEC2() as cloud:
         desk = Desk(cloud, identity)
         with refused("NotSimulated"):
             desk.ec2.get_spot_placement_scores(TargetCapacity=1, InstanceTypes=["m5.large"])
+        with pytest.raises(AssertionError, match="GetSpotPlacementScores"):
+            cloud.__exit__()
 
 
 def test_strangers_are_refused(cloud: SimulatedEC2) -> None:
