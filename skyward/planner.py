@@ -55,10 +55,11 @@ def make_plan(
     requirements = replace(requirements, allocation=parse_allocation(requirements.allocation))
     checks = _checks(_Asked(requirements, strategy, registry))
     judged = [(offer, _first_failure(offer, checks)) for offer in offers]
-    pairing = [
-        ("allocation", _pairing(requirements, [offer for offer, refusal in judged if refusal is None]))
-    ]
-    judged = [(offer, refusal or _first_failure(offer, pairing)) for offer, refusal in judged]
+    if isinstance(requirements.allocation, float):
+        pairing = [
+            ("allocation", _pairing(requirements, [offer for offer, refusal in judged if refusal is None]))
+        ]
+        judged = [(offer, refusal or _first_failure(offer, pairing)) for offer, refusal in judged]
     fitting = [offer for offer, refusal in judged if refusal is None]
     return Plan(
         requirements=requirements,
@@ -524,8 +525,6 @@ class _Unranked(Strategy):
 
 def _pairing(requirements: Requirements, fitting: Sequence[Offer]) -> _Check:
     """Under a share of spot, a machine must be sold both ways in its region."""
-    if isinstance(requirements.allocation, str):
-        return lambda offer: None
     sold = {(_machine_key(offer), is_interruptible(offer)) for offer in fitting}
 
     def check(offer: Offer) -> _Failure | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from skyward.catalog.query import (
     build_sql,
     clauses,
 )
-from skyward.catalog.result import Matched, Provenance, Result, in_words, provenance_of
+from skyward.catalog.result import Matched, Provenance, Result, aware, in_words, provenance_of
 from skyward.catalog.schema import SCHEMA_VERSION, TABLES
 from skyward.errors import DamagedCatalogError, QueryError, StalePricesError
 from skyward.model.offer import Offer
@@ -125,8 +126,9 @@ class Catalog:
 
     def offers(self, query: OfferQuery) -> list[Offer]:
         """As `rows`, as offers. An indicative offer of unknown size has 0 vCPUs and 0 GiB."""
-        result = self.rows(replace(query, columns=OFFER_COLUMNS, group_by=()))
-        return [offer_of(row) for row in result.rows]
+        query = self._prepared(replace(query, columns=OFFER_COLUMNS, group_by=()))
+        self._refuse_stale(query)
+        return [offer_of(row) for row in self._db.execute(*build_sql(query)).fetchall()]
 
     def matched(self, query: OfferQuery) -> Matched:
         """How much matches before the limit, and from where, provider by provider."""
@@ -358,18 +360,44 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> QueryError:
 
 def offer_of(row: Sequence[Any]) -> Offer:
     """One row of `OFFER_COLUMNS` as an offer."""
-    fields = dict(zip(OFFER_COLUMNS, row, strict=True))
-    details = fields.pop("details")
-    for name in ("accelerator_raw", "layer"):
-        fields.pop(name)
-    fields["zones"] = tuple(fields["zones"] or ())
-    fields["vcpus"], fields["memory_gib"] = fields["vcpus"] or 0.0, fields["memory_gib"] or 0.0
-    return Offer(**fields, details=_details(details))
+    # Spelled out, because a plan without much of a wish makes forty thousand of them.
+    (
+        provider, region, zone, instance_type, pricing, usd_per_hour, usd_per_gpu_hour, price_floor, vcpus, memory_gib,
+        disk_gb, architecture, accelerator, accelerator_count, accelerator_memory_gib, interconnect, availability,
+        reliability, observed_at, source, quality, _accelerator_raw, zones, details, _layer,
+    ) = row  # fmt: skip
+    return Offer(
+        provider=provider,
+        region=region,
+        zone=zone,
+        zones=tuple(zones) if zones else (),
+        instance_type=instance_type,
+        pricing=pricing,
+        usd_per_hour=usd_per_hour,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        price_floor=price_floor,
+        vcpus=vcpus or 0.0,
+        memory_gib=memory_gib or 0.0,
+        disk_gb=disk_gb,
+        architecture=architecture,
+        accelerator=accelerator,
+        accelerator_count=accelerator_count,
+        accelerator_memory_gib=accelerator_memory_gib,
+        interconnect=interconnect,
+        availability=availability,
+        reliability=reliability,
+        observed_at=_moment(observed_at),
+        source=source,
+        quality=quality,
+        details=_details(details) if details else {},
+    )
 
 
-def _details(text: str | None) -> dict[str, Any]:
-    if not text:
-        return {}
+_moment = lru_cache(maxsize=1024)(aware)
+"""A catalog has a handful of different moments."""
+
+
+def _details(text: str) -> dict[str, Any]:
     import json
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -252,14 +253,15 @@ class PlanReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """The choice, what it falls back to and, explained, the nearest of what each constraint refused."""
-        ranked = [
+        fitting = (
             {"rank": number, "offer": offer, "refusal": None}
             for number, offer in enumerate(self.plan.ranked, 1)
             if self.only in (None, offer.instance_type)
-        ]
+        )
+        ranked = list(fitting if self.everything else islice(fitting, SHOWN))
         refusals = [r for r in self.plan.refused if self.only in (None, r.offer.instance_type)]
         if not self.everything:
-            ranked, refusals = ranked[:SHOWN], _nearest(refusals, self.plan.requirements)
+            refusals = _nearest(refusals, self.plan.requirements)
         refused = [{"rank": None, "offer": refusal.offer, "refusal": refusal} for refusal in refusals]
         return [*ranked, *(refused if self.explain or self.everything or not ranked else [])]
 
