@@ -181,7 +181,9 @@ class Signature:
                 raise self._error(
                     f"{name} wants {kinds.describe(kind)}, which a shell cannot say", name, None
                 )
-            raise self._error(f"no value for {name!r}: it wants {kinds.describe(kind)}", name, None)
+            wants = kinds.describe(kind)
+            more = "" if wants == "a value" else f": it wants {wants}"
+            raise self._error(f"no value for {name!r}{more}", name, None)
 
     def _assemble(self, bound: dict[str, Any], extra: dict[str, Any]) -> Call:
         """By position as far as that goes without a gap, the rest by name."""
