@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from skyward import Image, Instance, Provider, Step, hookimpl
+from skyward import Provider, hookimpl
 from skyward_aws.config import AWS
 from skyward_aws.provider import AWSProvider
+
+if TYPE_CHECKING:
+    from skyward import Image, Instance, Step
 
 __all__ = ["AWS", "AWSProvider"]
 

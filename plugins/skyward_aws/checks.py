@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from skyward import CredentialsError, Finding, ProviderError
@@ -12,6 +11,7 @@ from skyward_aws import calls
 from skyward_aws.calls import Call
 from skyward_aws.cloud import Cloud
 from skyward_aws.config import AWS
+from skyward_aws.credentials import expires_in_s
 from skyward_aws.images import SOURCES, find_image
 
 if TYPE_CHECKING:
@@ -57,20 +57,6 @@ def findings(site: Site, config: AWS, credentials_from: str) -> Iterator[Finding
     yield from _images(site, config)
     yield from _permissions(site.cloud)
     yield from _quotas(site.cloud)
-
-
-def expires_in_s(environ: Mapping[str, str]) -> float | None:
-    """Seconds until the credentials of the environment end for good; None where they do not, or nobody knows.
-
-    Those of profiles, containers and roles are fetched anew by boto3.
-    """
-    if not environ.get("AWS_SESSION_TOKEN"):
-        return None
-    try:
-        end = datetime.fromisoformat(environ.get("AWS_CREDENTIAL_EXPIRATION", ""))
-    except ValueError:
-        return None
-    return (end.astimezone(UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _identity(cloud: Cloud) -> Finding:

@@ -7,8 +7,6 @@ https://boto3.amazonaws.com/v1/documentation/api/latest/guide/credentials.html (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from configparser import Error as UnreadableFile
-from configparser import RawConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,7 +90,26 @@ def read_profile(environ: Mapping[str, str]) -> Profile:
     return Profile(name, files, found_in, region)
 
 
+def expires_in_s(environ: Mapping[str, str]) -> float | None:
+    """Seconds until the credentials of the environment end for good; None where they do not, or nobody knows.
+
+    Those of profiles, containers and roles are fetched anew by boto3.
+    """
+    from datetime import UTC, datetime
+
+    if not environ.get("AWS_SESSION_TOKEN"):
+        return None
+    try:
+        end = datetime.fromisoformat(environ.get("AWS_CREDENTIAL_EXPIRATION", ""))
+    except ValueError:
+        return None
+    return (end.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+
+
 def _section(file: Path, name: str) -> Mapping[str, str]:
+    from configparser import Error as UnreadableFile
+    from configparser import RawConfigParser
+
     parser = RawConfigParser(strict=False)
     try:
         parser.read(file, encoding="utf-8")

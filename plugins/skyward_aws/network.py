@@ -218,18 +218,20 @@ def make_group(
         if getattr(error, "aws_code", "") != "InvalidGroup.Duplicate":
             raise
         group = _find_group(cloud, name, vpc)
-    for rule in (_members_rule(group), *rules):
-        allow(cloud, group, rule)
+    allow(cloud, group, _members_rule(group), *rules)
     return group
 
 
-def allow(cloud: Cloud, group: str, rule: Mapping[str, Any]) -> None:
-    """Adds a rule; one that is there is fine."""
+def allow(cloud: Cloud, group: str, *rules: Mapping[str, Any]) -> None:
+    """Adds rules; those that are there are fine. One of them refuses all of a call, which is then made one by one."""
     try:
-        cloud.ask(AUTHORIZE, GroupId=group, IpPermissions=[rule])
+        cloud.ask(AUTHORIZE, GroupId=group, IpPermissions=list(rules))
     except ProviderError as error:
         if getattr(error, "aws_code", "") != "InvalidPermission.Duplicate":
             raise
+        if len(rules) > 1:
+            for rule in rules:
+                allow(cloud, group, rule)
 
 
 def move_in(cloud: Cloud, group: str, network: str, port: int, *, instead_of: str | None) -> None:

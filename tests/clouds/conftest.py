@@ -74,7 +74,7 @@ def make_aws(ec2: SimulatedEC2) -> Callable[..., AWSProvider]:
 
     def make(**config: Any) -> AWSProvider:
         ready = AWSProvider.from_env(AWS(**{**ec2.config(ssh_cidr=None), **config}), environ=ec2.environ)
-        ready.patience = QUICK
+        ready.account.patience = QUICK
         return ready
 
     return make

@@ -19,7 +19,7 @@ from skyward.testing.ec2 import SimulatedEC2
 from skyward.testing.simcloud import Request
 from skyward_aws import AWS, AWSProvider
 from skyward_aws.calls import all_calls
-from skyward_aws.checks import expires_in_s
+from skyward_aws.credentials import expires_in_s
 
 MakeAWS = Callable[..., AWSProvider]
 
@@ -111,7 +111,7 @@ def test_no_default_vpc_is_in_the_way(aws: AWSProvider, ec2: SimulatedEC2) -> No
 
 def answering(aws: AWSProvider, **answers: Any) -> AWSProvider:
     """The provider, with some calls answered as given: the simulated cloud does not know them."""
-    cloud = aws._site("us-east-1").cloud
+    cloud = aws.account.site("us-east-1").cloud
     ask = cloud.ask
     cloud.ask = lambda call, **given: (  # type: ignore[method-assign]
         answers[call.operation](given) if call.operation in answers else ask(call, **given)

@@ -48,7 +48,7 @@ def test_a_busy_api_is_asked_again_and_launches_once(aws: AWSProvider, ec2: Simu
 
 @without_machines
 def test_an_api_that_stays_busy_is_given_up_on_and_nothing_runs(aws: AWSProvider, ec2: SimulatedEC2) -> None:
-    aws.patience = replace(QUICK, total_s=0.5)
+    aws.account.patience = replace(QUICK, total_s=0.5)
     ec2.fault("CreateFleet", "throttle", times=None)
 
     with pytest.raises(RateLimitError) as caught:
@@ -105,7 +105,7 @@ def test_machines_of_a_lost_answer_are_found_by_their_tag(make_aws: MakeAWS, ec2
 
 @without_machines
 def test_an_answer_lost_before_a_busy_api_is_still_ambiguous(aws: AWSProvider, ec2: SimulatedEC2) -> None:
-    aws.patience = replace(QUICK, total_s=0.5)
+    aws.account.patience = replace(QUICK, total_s=0.5)
     ec2.fault("CreateFleet", "lost", times=1)
     ec2.fault("CreateFleet", "throttle", times=None)
 
@@ -121,8 +121,8 @@ def test_a_call_that_hangs_ends_at_our_deadline_and_is_repeated(
     aws: AWSProvider, ec2: SimulatedEC2, executed: bool
 ) -> None:
     aws.launch(order(token="warm"))
-    aws._site("us-east-1").cloud.patience = aws.patience = replace(QUICK, read_s=0.5)
-    aws._site("us-east-1").cloud._clients.clear()
+    aws.account.site("us-east-1").cloud.patience = aws.account.patience = replace(QUICK, read_s=0.5)
+    aws.account.site("us-east-1").cloud._clients.clear()
     ec2.fault("CreateFleet", "hang", times=1, executed=executed)
     began = time.monotonic()
 
@@ -134,7 +134,7 @@ def test_a_call_that_hangs_ends_at_our_deadline_and_is_repeated(
 
 
 def test_deadlines_are_ten_seconds_to_connect_and_twenty_for_an_answer(aws: AWSProvider) -> None:
-    config = AWSProvider(AWS())._site("us-east-1").cloud.client("ec2").meta.config
+    config = AWSProvider(AWS()).account.site("us-east-1").cloud.client("ec2").meta.config
 
     assert (config.connect_timeout, config.read_timeout) == (10, 20)
     assert config.retries["total_max_attempts"] == 1
@@ -186,7 +186,7 @@ def test_a_cloud_that_is_not_there_is_an_error_of_one_line() -> None:
     config = AWS(region="us-east-1", endpoint="http://127.0.0.1:1")
     environ = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s"}
     aws = AWSProvider.from_env(config, environ)
-    aws.patience = QUICK
+    aws.account.patience = QUICK
 
     with pytest.raises(ProviderError) as caught:
         aws.instances("p-1")
@@ -282,7 +282,7 @@ def test_a_profile_ec2_has_not_heard_of_is_waited_for(aws: AWSProvider, ec2: Sim
     said = "Value (skyward-instance-profile) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
     refused = {"Errors": [{"ErrorCode": "InvalidParameterValue", "ErrorMessage": said}], "Instances": []}
     answers = [refused, refused]
-    site = aws._site("us-east-1")
+    site = aws.account.site("us-east-1")
     ask = site.cloud.ask
 
     def not_yet(call: Any, **parameters: Any) -> Any:

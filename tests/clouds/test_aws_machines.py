@@ -101,7 +101,7 @@ def test_what_was_found_is_kept_for_the_next_launch(aws: AWSProvider, ec2: Simul
 
 @without_machines
 def test_every_page_is_read(aws: AWSProvider, ec2: SimulatedEC2) -> None:
-    aws.per_call = 5
+    aws.account.per_call = 5
     for number in range(6):
         aws.launch(order(token=f"t-{number}"))
 
@@ -119,7 +119,7 @@ def test_everything_is_tagged_and_machines_of_others_are_not_ours(
     aws.launch(order(pool="p-2", token="t-2"))
     cloud = client(ec2)
     cloud.run_instances(
-        ImageId=aws._site("us-east-1").image(CPU).id, InstanceType="t3.micro", MinCount=1, MaxCount=1
+        ImageId=aws.account.site("us-east-1").image(CPU).id, InstanceType="t3.micro", MinCount=1, MaxCount=1
     )
 
     assert len(ec2.running()) == 3
@@ -288,7 +288,7 @@ def test_the_image_fits_the_machine(
             status=400,
         )
 
-    image = aws._site("us-east-1").image(offer)
+    image = aws.account.site("us-east-1").image(offer)
 
     (described,) = client(ec2).describe_images(ImageIds=[image.id])["Images"]
     assert named in described["Name"]
@@ -377,7 +377,7 @@ def test_a_client_that_moves_is_let_in_anew_and_its_old_address_shut_out(
 ) -> None:
     aws.launch(order())
     (running,) = await_running(aws)
-    site = aws._site("us-east-1")
+    site = aws.account.site("us-east-1")
     before = len(ec2.requests)
     aws.connect(running)
     assert len(ec2.requests) == before  # nothing has changed, and nothing is asked
@@ -392,7 +392,7 @@ def test_another_client_of_the_pool_is_let_in_beside_the_first(make_aws: MakeAWS
     make_aws().launch(order())
     other = make_aws()
     (running,) = await_running(other)
-    other._site("us-east-1")._address = (float("inf"), "198.51.100.4/32")
+    other.account.site("us-east-1")._address = (float("inf"), "198.51.100.4/32")
 
     other.connect(running)
 

@@ -23,6 +23,7 @@ from skyward import (
     S3Volume,
     Volume,
 )
+from skyward_aws.account import with_real_type
 from skyward_aws.calls import all_calls
 from skyward_aws.cloud import Patience
 from skyward_aws.config import ALLOCATION_STRATEGIES
@@ -44,7 +45,6 @@ from skyward_aws.images import MachineImage, kind_of_image, read_image, user_of
 from skyward_aws.machines import read_instance
 from skyward_aws.network import Place, describe_group, one_per_zone, places_for
 from skyward_aws.policy import make_policy, partition_of
-from skyward_aws.provider import with_real_type
 from skyward_aws.storage import bucket_policy
 
 OFFER = Offer(
