@@ -34,16 +34,24 @@ def run_sql(catalog: Catalog, text: str) -> Result:
 
     from skyward.catalog.store import Catalog
 
-    with Catalog(catalog.places, catalog.bundled) as copy:
-        for name in RELATIONS:
-            if name in text.lower():
-                _copy(copy, name)
-        for lock in LOCKS:
-            copy.ask(lock)
-        try:
-            return copy.ask(_only_statement(copy, text))
-        except duckdb.Error as error:
-            raise QueryError(f"the catalog cannot answer this SQL: {_words(error)}", sql=text) from error
+    try:
+        statement = _only_statement(catalog, text)
+        with Catalog(catalog.places, catalog.bundled) as copy:
+            for name in RELATIONS:
+                if name in text.lower():
+                    _copy(copy, name)
+            for lock in LOCKS:
+                copy.ask(lock)
+            return copy.ask(statement)
+    except duckdb.CatalogException as error:
+        raise QueryError(
+            f"the catalog cannot answer this SQL: {_words(error).partition(' Did you mean')[0]}",
+            facts=[f"tables: {', '.join(RELATIONS)}"],
+            hints=['skyward catalog sql "DESCRIBE offers"'],
+            sql=text,
+        ) from error
+    except duckdb.Error as error:
+        raise QueryError(f"the catalog cannot answer this SQL: {_words(error)}", sql=text) from error
 
 
 def _copy(catalog: Catalog, name: str) -> None:

@@ -354,8 +354,9 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> QueryError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, sorted(known), n=3)
-    hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return QueryError(f"no offer has {what} {name!r}{hint}", near=near)
+    guess = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hints = [] if near else [f"skyward offers --group-by {what}"]
+    return QueryError(f"no offer has {what} {name!r}{guess}", hints=hints, near=near)
 
 
 def offer_of(row: Sequence[Any]) -> Offer:

@@ -100,6 +100,10 @@ def _row(model: AcceleratorModel, price: Mapping[str, Any]) -> dict[str, Any]:
         "mig_max": model.mig_max,
         "mig_profiles": [f"{profile.name} x{profile.fits}" for profile in model.mig],
         "aliases": list(model.aliases),
+        "confidence": model.confidence,
+        "source": model.source or None,
+        "observed_on": model.observed_on or None,
+        "notes": model.notes or None,
         "providers": list(price.get("providers") or ()),
         "min_usd_per_gpu_hour": price.get("min_usd_per_gpu_hour"),
     }
@@ -128,7 +132,13 @@ def _columns() -> list[Column]:
             weight=7,
         ),
         Column(title="SOLD BY", text=lambda row: ", ".join(row["providers"]) or "-", weight=8),
+        Column(title="CONFIDENCE", text=_unsure, weight=1),
     ]
+
+
+def _unsure(row: Mapping[str, Any]) -> str:
+    """Only what is not beyond doubt."""
+    return "-" if row["confidence"] == "high" else str(row["confidence"])
 
 
 def _memory(value: float | None) -> str:
@@ -177,6 +187,11 @@ def _facts(model: AcceleratorModel) -> list[str]:
     if model.mig:
         profiles = ", ".join(f"{profile.name} x{profile.fits}" for profile in model.mig)
         lines.append(f"MIG      {profiles}")
+    told = "; ".join(part for part in (model.source, model.observed_on) if part)
+    sure = "" if model.confidence == "high" else f"{model.confidence} confidence · "
+    lines.append(
+        f"facts    {sure}{' · '.join(part for part in (model.notes, told) if part) or 'from a plugin'}"
+    )
     return lines
 
 

@@ -353,7 +353,7 @@ def _state(text: str) -> object:
 
     if text in ("bundled", "live", "now"):
         return text
-    if Path(text).exists():
+    if Path(text).exists() or "/" in text or text.endswith(".parquet"):
         return Path(text)
     try:
         return parse_moment(text, "state")

@@ -10,8 +10,9 @@ import click
 
 from skyward.cli.filters import filter_options, query_fields, with_spec
 from skyward.cli.render import Answer, Column, format_option, show
-from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of
+from skyward.cli.requirements import MACHINE, MONEY, requirement_options, requirements_of, sized
 from skyward.cli.shell import Shell, pass_shell
+from skyward.errors import UsageError
 from skyward.model.money import format_usd
 from skyward.model.sizes import format_duration
 
@@ -44,9 +45,10 @@ def cost(
         return _show_run(shell, given["spec"], format)
     from skyward.catalog.query import OFFER_COLUMNS
     from skyward.cli.prices import View, around, footer, nothing, opened, question
-    from skyward.model.sizes import parse_duration
 
-    seconds = parse_duration(duration)
+    seconds = sized("parse_duration")(duration, "--for")
+    if not seconds:
+        raise UsageError(f"--for {duration!r} is no time at all: write it like 3h or 7d")
     wants = requirements_of({**with_spec(given), "nodes": nodes})
     total = wants.total_accelerators is not None
     extra = ("nodes_needed", "usd_per_hour_total") if total else ()

@@ -47,20 +47,20 @@ def query_fields(given: dict[str, Any]) -> dict[str, Any]:
         SizeError: one is not in the grammar of sizes.
     """
     from skyward.cli.moments import parse_moment
-    from skyward.model.sizes import parse_count_range, parse_duration, parse_memory_range
+    from skyward.cli.requirements import sized
 
     fields: dict[str, Any] = {"pricing": pricing(given), "max_age_s": None}
     if given["gpus"]:
-        fields["accelerator_count"] = parse_count_range(given["gpus"])
+        fields["accelerator_count"] = sized("parse_count_range")(given["gpus"], "--gpus")
         fields["fractions"] = (fields["accelerator_count"].low or 1) < 1
     if given["vram"]:
-        fields["accelerator_memory_gib"] = parse_memory_range(given["vram"])
+        fields["accelerator_memory_gib"] = sized("parse_memory_range")(given["vram"], "--vram")
     if given["available"]:
         fields["availability"] = ("available",)
     if given["as_of"]:
         fields["as_of"] = parse_moment(given["as_of"], "--as-of")
     if given["max_age"]:
-        fields["max_age_s"] = parse_duration(given["max_age"])
+        fields["max_age_s"] = sized("parse_duration")(given["max_age"], "--max-age")
     return fields
 
 

@@ -62,6 +62,8 @@ def history(
 
     start = parse_moment(since, "--since")
     end = parse_moment(until, "--until") if until else datetime.now(UTC)
+    if end <= start:
+        raise UsageError(f"--until {until!r} is not after --since {since!r}: turn them around")
     with opened(shell) as catalog:
         wants = requirements_of(_with_spec(catalog, spec, given))
         query = question(catalog, wants, pricing=_pricing(given), include_indicative=True)

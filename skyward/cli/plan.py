@@ -21,7 +21,7 @@ from skyward.cli.render import (
     show_json,
     show_table,
 )
-from skyward.cli.requirements import MACHINE, MONEY, POOL, requirement_options, requirements_of
+from skyward.cli.requirements import MACHINE, MONEY, POOL, requirement_options, requirements_of, sized
 from skyward.cli.shell import Shell, pass_shell
 from skyward.errors import CredentialsError, UsageError
 from skyward.model.money import format_usd
@@ -166,14 +166,13 @@ class Bound:
 
     @classmethod
     def of(cls, made: Plan, duration: str | None, timeout: str | None, defaults: Mapping[str, Any]) -> Bound:
-        from skyward.model.sizes import parse_duration
         from skyward.planner import cost_bound
 
         lifetime_s = made.requirements.max_lifetime_s
         seconds, reason = LIFETIME_S if lifetime_s is None else lifetime_s, "--max-lifetime"
         for text, option in ((duration, "--for"), (timeout or defaults.get("timeout"), "--timeout")):
             if text is not None:
-                seconds, reason = parse_duration(text), option
+                seconds, reason = sized("parse_duration")(text, option), option
                 break
         usd = cost_bound(made, seconds)
         limit = made.requirements.max_cost
@@ -222,7 +221,7 @@ class PlanReport:
         known = {offer.instance_type for offer in _offers(self.plan)}
         if machine not in known:
             near = get_close_matches(machine, sorted(known), n=2)
-            hints = [f"did you mean {' or '.join(near)}?"] if near else []
+            hints = [f"did you mean {' or '.join(near)}?"] if near else ["skyward offers --group-by machine"]
             raise UsageError(f"no offer has machine {machine!r}", hints=hints)
         return replace(self, only=machine, explain=True, everything=True)
 

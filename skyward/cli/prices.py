@@ -72,7 +72,7 @@ def unknown_provider(name: str, known: Sequence[str]) -> UnknownProviderError:
     return UnknownProviderError(
         f"no provider {name!r} is installed",
         facts=[f"known: {', '.join(known)}"],
-        hints=[f"did you mean {near[0]!r}?"] if near else [],
+        hints=[f"did you mean {near[0]!r}?"] if near else ["skyward providers"],
         provider=name,
     )
 
@@ -152,6 +152,10 @@ def _in_words(moment: datetime, now: datetime) -> str:
 # -- offers as people see them -------------------------------------------------------------------------------------
 
 
+MARKS = {"indicative": "~", "estimated": "≈"}
+"""Quality of a price -> how it is marked; what is exact is not."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """How offers are shown: which columns, and whose prices are stale."""
@@ -186,8 +190,8 @@ class View:
         ]
 
     def price(self, row: Mapping[str, Any]) -> str:
-        """ "~" marks what is indicative: a figure to think with, no offer."""
-        mark = "~" if row.get("quality") == "indicative" and row["usd_per_hour"] is not None else ""
+        """ "~" marks what is indicative, a figure to think with and no offer, "≈" what is estimated."""
+        mark = MARKS.get(row.get("quality") or "", "") if row["usd_per_hour"] is not None else ""
         return f"{mark}{format_usd(row['usd_per_hour'])}"
 
     def seen(self, row: Mapping[str, Any]) -> str:

@@ -61,8 +61,11 @@ class Range:
 
     def __post_init__(self) -> None:
         ends = [end for end in (self.low, self.high) if end is not None]
-        if any(not math.isfinite(end) or end < 0 for end in ends) or ends != sorted(ends):
-            raise _refusal(f"{_plain(self.low)}..{_plain(self.high)}", ("a range", "4..8", "4.."))
+        written = f"{_plain(self.low)}..{_plain(self.high)}"
+        if any(not math.isfinite(end) or end < 0 for end in ends):
+            raise _refusal(written, ("a range", "4..8", "4.."))
+        if ends != sorted(ends):
+            raise _turned_around(written)
 
     def __contains__(self, value: float) -> bool:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -190,11 +193,13 @@ def _range(value: object, one: Callable[[object, Kind], float], kind: Kind) -> R
     low, _, high = value.partition("..")
     try:
         ends = [one(end, kind) if end.strip() else None for end in (low, high)]
-        if ends != [None, None] and ends[1] != 0:
-            return Range(*ends)
     except SizeError:
-        pass
-    raise _refusal(value, kind)
+        raise _refusal(value, kind) from None
+    if None not in ends and ends != sorted(ends, key=lambda end: end or 0.0):
+        raise _turned_around(value)
+    if ends == [None, None] or ends[1] == 0:
+        raise _refusal(value, kind)
+    return Range(*ends)
 
 
 def _number(value: object, kind: Kind) -> float:
@@ -222,6 +227,12 @@ def _refusal(value: object, kind: Kind) -> SizeError:
     what, *examples = kind
     shown = _shown(value)
     return SizeError(f"{shown} is not {what}: write it like {examples[0]!r} or {examples[1]!r}", value=value)
+
+
+def _turned_around(value: object) -> SizeError:
+    return SizeError(
+        f"{_shown(value)} holds nothing: its low end is above its high end; turn it around", value=value
+    )
 
 
 def _shown(value: object) -> str:

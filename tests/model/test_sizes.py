@@ -125,7 +125,6 @@ def test_a_bare_size_is_a_lower_bound(spelling: object, range_: Range) -> None:
         "-1",
         "-5GB",
         -5,
-        "8..4",
         "1..2..3",
         "80 XB",
         "1e3",
@@ -161,6 +160,17 @@ def test_what_is_no_size_is_refused_in_one_line_with_two_examples(
     assert caught.value.values["value"] is value
     assert caught.value.exit_code is ExitCode.USAGE
     assert parse(example_one.strip("'")) != parse(example_two.strip("'"))
+
+
+@pytest.mark.parametrize(
+    ("parse", "value"),
+    [(parse_count_range, "8..4"), (parse_memory_range, "64GB..512MB"), (parse_memory_range, "8..0")],
+)
+def test_a_range_with_its_ends_turned_around_is_told_so(parse: Callable[[Any], Any], value: str) -> None:
+    with pytest.raises(SizeError, match="its low end is above its high end") as caught:
+        parse(value)
+
+    assert repr(value) in caught.value.message
 
 
 @pytest.mark.parametrize("value", ["30m2h", "1h1h", "5s3m", "1m1min", "1x", "2h30", "h", "1 2h"])
