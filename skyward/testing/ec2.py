@@ -28,7 +28,15 @@ from skyward.testing.ec2_moto import ACCOUNT
 from skyward.testing.ec2_wire import Call
 from skyward.testing.machines import Machine, MachineSpec
 from skyward.testing.machines_disks import Disks
-from skyward.testing.simcloud import METADATA_PORT, Addresses, Charge, Fault, Request, SimulatedCloud
+from skyward.testing.simcloud import (
+    METADATA_PORT,
+    Addresses,
+    Charge,
+    Fault,
+    Request,
+    SimulatedCloud,
+    make_directory,
+)
 from skyward.testing.simcloud_metadata import Answer
 
 ACCESS_KEY = "AKIASIMULATEDCLOUD00"
@@ -110,7 +118,7 @@ class SimulatedEC2(SimulatedCloud):
         self._stack.callback(_only_one.release)
         app = self._stack.enter_context(ec2_moto.moto_for(self))
         self._calls = Calls(self, app)
-        self._disks = self._stack.enter_context(Disks(self.directory / "disks"))
+        self._disks = self._stack.enter_context(Disks(lambda: make_directory(in_memory=False)))
         self._front = Front(
             answer=self._calls.answer, log=self._log, next_fault=self._fault_of_call, access_key=ACCESS_KEY
         )

@@ -26,9 +26,9 @@ from skyward.testing.machines_image import (
     PATH,
     SESSION,
     commands,
-    shared_places,
     sshd_config,
     write,
+    write_homes,
     write_image,
 )
 from skyward.testing.machines_userdata import UserData, parse_user_data
@@ -329,6 +329,9 @@ class _Plain:
     def _user_data(self) -> UserData:
         return parse_user_data(self.spec.user_data, ssh=self.ssh, scripts=self.simulated)
 
+    def _authorized_keys(self) -> Sequence[str]:
+        return (*self.spec.authorized_keys, *self._user_data().authorized_keys)
+
     def _write_private_files(self, place: Path, path: str, more: Mapping[str, str]) -> None:
         wanted = self._user_data()
         pairs = {**self.spec.environment, MARK: self.spec.name, **more, "PATH": path}
@@ -343,8 +346,7 @@ class _Plain:
         if not self.spec.has_sshd:
             write(place / "no-sshd", "")
         write(place / "late", exports + wanted.late + "\n")
-        keys = (*self.spec.authorized_keys, *wanted.authorized_keys)
-        write(place / "authorized_keys", "".join(f"{key.strip()}\n" for key in keys))
+        write(place / "authorized_keys", "".join(f"{key.strip()}\n" for key in self._authorized_keys()))
         if not isinstance(self, _Isolated):
             write(place / "init", INIT)
             write(place / "prepare", "cd\n")
@@ -394,8 +396,8 @@ class _Isolated(_Plain):
         pairs = {**self.spec.environment, "PATH": PATH}
         write(seed / "etc" / "environment", "".join(f'{name}="{value}"\n' for name, value in pairs.items()))
         spaces = ["--fork", "--pid", "--mount", "--uts", "--kill-child=SIGKILL", *_uptime_from_zero()]
-        shared = [place for pair in shared_places() for place in pair]
-        arguments = [str(self.directory), str(self.image), self.spec.name, *shared]
+        write_homes(self.directory / "live", "".join(f"{key.strip()}\n" for key in self._authorized_keys()))
+        arguments = [str(self.directory), str(self.image), self.spec.name]
         return self._start(["unshare", *spaces, "/bin/sh", "-c", ASSEMBLE, "assemble", *arguments])
 
     def end(self, process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from skyward.testing.machines import Machine
@@ -22,19 +23,21 @@ ln -sf {node} {alias}
 class Disks:
     """The disks of one cloud. A context manager; leaving it detaches them all."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, make_directory: Callable[[], Path]) -> None:
+        self._make_directory = make_directory
+        self._directory: Path | None = None
         self._attached: dict[str, tuple[str, Machine]] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Disks:
-        self._directory.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             for volume in list(self._attached):
                 self.detach(volume)
+            if self._directory is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
 
     def attach(self, machine: Machine, volume: str, size_gib: int, device: str) -> bool:
         """Whether the machine has it now: at the device's name, and by the id that Nitro instances give it."""
@@ -67,6 +70,8 @@ class Disks:
             subprocess.run(["losetup", "--detach", loop], capture_output=True, check=False)
 
     def _loop(self, volume: str, size_gib: int) -> str:
+        if self._directory is None:
+            self._directory = self._make_directory()
         file = self._directory / volume
         with file.open("ab") as disk:
             disk.truncate(size_gib << 30)

@@ -18,36 +18,18 @@ USERS = {"ubuntu": 60100, "ec2-user": 60101}
 _PYTHON = "/opt/simulated/python"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Runs outside, in new namespaces: makes the disk, and becomes the machine.
+# Runs outside, in new namespaces: makes the disk, and becomes the machine. Few programs, because each costs a
+# millisecond and there may be hundreds of machines.
 ASSEMBLE = """
 set -e
 directory=$1 image=$2 name=$3 simulated=/opt/simulated
-shift 3
-disk=$directory/disk
-mkdir -p "$disk"
+disk=$image/mount root=$image/mount/root
 mount -t tmpfs -o mode=0755 disk "$disk"
-mkdir "$disk/upper" "$disk/work" "$disk/root"
-cp -a "$image/." "$directory/seed/." "$disk/upper/"
-root=$disk/root
-mount -t overlay -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/work" machine "$root"
-while [ $# -gt 1 ]; do mkdir -p "$root$2"; mount --rbind "$1" "$root$2"; shift 2; done
-mount -t proc proc "$root/proc"
-mount --rbind /sys "$root/sys"
-for place in run home root var/tmp; do mount -t tmpfs -o mode=0755 "$place" "$root/$place"; done
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-mount -t tmpfs -o mode=0755 dev "$root/dev"
-cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$root/dev/"
-[ ! -e /dev/fuse ] || cp -a /dev/fuse "$root/dev/"
-mkdir "$root/dev/pts" "$root/dev/shm" "$root/run/sshd" "$root/run/lock"
-mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts "$root/dev/pts"
-mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
-ln -s pts/ptmx "$root/dev/ptmx"
-ln -s /proc/self/fd "$root/dev/fd"
-ln -s /proc/self/fd/0 "$root/dev/stdin"
-ln -s /proc/self/fd/1 "$root/dev/stdout"
-ln -s /proc/self/fd/2 "$root/dev/stderr"
-chmod 1777 "$root/var/tmp"; chmod 0700 "$root/root"
-hostname "$name"
+mkdir "$disk/upper" "$disk/work" "$root"
+cp -a "$image/disk/." "$directory/seed/." "$disk/upper/"
+mount --all --fstab "$image/fstab"
+cp -a "$image/live/." "$directory/live/." "$root/"
+echo "$name" >/proc/sys/kernel/hostname
 exec chroot "$root" /bin/sh "$simulated/init" "$simulated" /var/log/cloud-init-output.log /etc/ssh/sshd_config \\
     /var/log/auth.log /run/sshd.pid
 """
@@ -80,18 +62,10 @@ wait $!
 [ -z "$sshd" ] || kill -9 $sshd
 """
 
-# Isolated machines: homes, and the host keys of this computer out of sight.
-PREPARE = f"""
+# Isolated machines: the host keys of this computer are not theirs.
+PREPARE = """
 cd /
 rm -f /etc/ssh/ssh_host_*
-mkdir -p /var/log /var/lib/cloud/instance
-for user in {" ".join(USERS)}; do
-    mkdir -p "/home/$user/.ssh"
-    cp "$1/authorized_keys" "/home/$user/.ssh/"
-    chown -R "$user:$user" "/home/$user"
-    chmod 0700 "/home/$user/.ssh"
-    chmod 0600 "/home/$user/.ssh/authorized_keys"
-done
 """
 
 # `setpriv`, owned by root and with the set-user-id bit, is all it takes.
@@ -217,11 +191,12 @@ exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
 
 
 def write_image(directory: Path) -> None:
-    """The files of every isolated machine, to be laid over this computer's own."""
+    """The files of every isolated machine: `disk` is laid over this computer's own, `live` over what is in memory."""
+    disk, live = directory / "disk", directory / "live"
     places = {"sudo": "usr/bin", "systemctl": "usr/bin", "cloud-init": "usr/bin"}
     for name, text in commands(simulated="/opt/simulated", sshd_pid="/run/sshd.pid", root=0).items():
-        write(directory / places.get(name, "usr/sbin") / name, text, 0o755)
-    simulated = directory / "opt" / "simulated"
+        write(disk / places.get(name, "usr/sbin") / name, text, 0o755)
+    simulated = disk / "opt" / "simulated"
     write(simulated / "init", INIT)
     write(simulated / "prepare", PREPARE)
     found = shutil.which("setpriv")
@@ -231,8 +206,68 @@ def write_image(directory: Path) -> None:
     shutil.copy(found, simulated / "setpriv")
     os.chown(simulated / "setpriv", 0, 0)
     (simulated / "setpriv").chmod(0o4755)
-    _write_accounts(directory / "etc")
-    _show_python(directory / "usr" / "local" / "bin")
+    _write_accounts(disk / "etc")
+    _show_python(disk / "usr" / "local" / "bin")
+    # One place for all: each machine mounts there in a mount space of its own.
+    (directory / "mount").mkdir()
+    write(directory / "fstab", mounts(directory / "mount"))
+    (disk / "var" / "lib" / "cloud" / "instance").mkdir(parents=True)
+    (disk / "var" / "log").mkdir()
+    _make_devices(live / "dev")
+    for place, mode in (
+        ("run/sshd", 0o755),
+        ("run/lock", 0o1777),
+        ("root", 0o700),
+        ("tmp", 0o1777),
+        ("var/tmp", 0o1777),
+    ):
+        (live / place).mkdir(parents=True)
+        (live / place).chmod(mode)
+
+
+def write_homes(live: Path, authorized_keys: str) -> None:
+    """Homes of those who may log in."""
+    for user, uid in USERS.items():
+        home = live / "home" / user
+        write(home / ".ssh" / "authorized_keys", authorized_keys, 0o600)
+        (home / ".ssh").chmod(0o700)
+        for place in (home, home / ".ssh", home / ".ssh" / "authorized_keys"):
+            os.chown(place, uid, uid)
+
+
+def mounts(disk: Path) -> str:
+    """What makes up the root directory of a machine, as an fstab."""
+    root = disk / "root"
+    lines = [("machine", root, "overlay", f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work")]
+    lines += [
+        (source, f"{root}{target}", "none", "rbind,x-mount.mkdir") for source, target in shared_places()
+    ]
+    lines += [("proc", root / "proc", "proc", "defaults"), ("/sys", root / "sys", "none", "rbind")]
+    for name in ("run", "home", "root", "tmp", "var/tmp", "dev"):
+        lines.append((name.replace("/", "-"), root / name, "tmpfs", "mode=0755"))
+    lines.append(
+        ("devpts", root / "dev" / "pts", "devpts", "newinstance,ptmxmode=0666,mode=0620,x-mount.mkdir")
+    )
+    lines.append(("shm", root / "dev" / "shm", "tmpfs", "mode=1777,x-mount.mkdir"))
+    return "".join(
+        f"{_in_fstab(a)} {_in_fstab(b)} {kind} {_in_fstab(options)} 0 0\n" for a, b, kind, options in lines
+    )
+
+
+def _in_fstab(text: object) -> str:
+    return str(text).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+
+
+def _make_devices(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    for name in ("null", "zero", "full", "random", "urandom", "tty", "fuse"):
+        if os.path.exists(f"/dev/{name}"):
+            status = os.stat(f"/dev/{name}")
+            os.mknod(directory / name, status.st_mode, status.st_rdev)
+            (directory / name).chmod(0o666)
+    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+    for name, target in links.items():
+        (directory / name).symlink_to(target)
 
 
 def commands(*, simulated: str, sshd_pid: str, root: int) -> dict[str, str]:
