@@ -13,7 +13,6 @@ import collections
 import json
 import math
 import os
-import platform
 import select
 import shutil
 import signal
@@ -21,11 +20,14 @@ import socket
 import struct
 import sys
 import time
-import zipfile
-from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 from skyward.remote import wire
 from skyward.remote.slot import Chunk, Slot
+
+TYPE_CHECKING = False  # see `wire`
+if TYPE_CHECKING:
+    import zipfile
+    from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 OUTPUT_CAP = 1 << 20
 """How much of one task's output is sent live, bytes; all of it is in the log."""
@@ -564,7 +566,7 @@ class Agent:
         try:
             places = {one["role"]: self._unpack(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
+        except (OSError, ValueError) as error:
             self._say(
                 wire.NOTICE, {"what": "cannot-configure", "error": "%s: %s" % (type(error).__name__, error)}
             )
@@ -585,9 +587,14 @@ class Agent:
         if os.path.isdir(target):
             return target
         temporary = target + ".tmp%d" % os.getpid()
-        with zipfile.ZipFile(source) as archive:
-            for member in archive.infolist():
-                _extract(archive, member, temporary)
+        import zipfile  # takes long, and an agent that is met again needs none
+
+        try:
+            with zipfile.ZipFile(source) as archive:
+                for member in archive.infolist():
+                    _extract(archive, member, temporary)
+        except zipfile.BadZipFile as error:
+            raise ValueError(str(error)) from error
         os.makedirs(temporary, exist_ok=True)
         try:
             os.rename(temporary, target)
@@ -917,8 +924,8 @@ def probe(directory: str, run_directory: str) -> Dict[str, Any]:
     space = os.statvfs(directory)
     return {
         "directory": directory, "run_directory": run_directory, "python": list(sys.version_info[:3]),
-        "executable": sys.executable, "pythons": find_pythons(), "uv": _find_uv(directory), "machine": platform.machine(),
-        "system": platform.system(), "libc": _libc(), "cpus": _cpus(), "memory_bytes": pages,
+        "executable": sys.executable, "pythons": find_pythons(), "uv": _find_uv(directory), "machine": os.uname().machine,
+        "system": os.uname().sysname, "libc": _libc(), "cpus": _cpus(), "memory_bytes": pages,
         "disk_free_bytes": space.f_bavail * space.f_frsize, "home": os.path.expanduser("~"), "user": _user(),
         "hostname": socket.gethostname(), "addresses": [],
     }  # fmt: skip

@@ -7,14 +7,19 @@ thread may not wait for the line to take what it sends, so another one sends it.
 
 from __future__ import annotations
 
+import base64
 import json
+import marshal
 import queue
+import sys
 import threading
 import time
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import MAGIC_NUMBER
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,24 +112,36 @@ class WorkerSettings:
 
 
 @cache
-def _sources() -> dict[str, str]:
+def _modules() -> str:
+    """The agent's modules as a program: their bytecode for a Python like ours, which saves it the compiling, and their
+    source for any other. Both are for one machine to read now; nothing of it is kept."""
     here = Path(__file__).parent
-    return {name: (here / f"{name}.py").read_text() for name in ("wire", "slot", "agent")}
+    sources = {name: (here / f"{name}.py").read_text() for name in ("wire", "slot", "agent")}
+    codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
+    return (
+        "import base64,json,marshal,sys,types,zlib\n"
+        "read=lambda text:zlib.decompress(base64.b64decode(text))\n"
+        f"alike=sys.implementation.cache_tag=={sys.implementation.cache_tag!r} and getattr("
+        f"sys.modules.get('_frozen_importlib_external'),'MAGIC_NUMBER',b'')=={MAGIC_NUMBER!r}\n"
+        f"codes=marshal.loads(read({_packed(marshal.dumps(codes))})) if alike else json.loads("
+        f"read({_packed(json.dumps(sources).encode())}).decode())\n"
+        "for name in ('skyward','skyward.remote'):\n"
+        "    sys.modules[name]=types.ModuleType(name); sys.modules[name].__path__=[]\n"
+        "for name,code in codes.items():\n"
+        "    module=types.ModuleType('skyward.remote.'+name); sys.modules[module.__name__]=module\n"
+        "    setattr(sys.modules['skyward.remote'],name,module)\n"
+        "    exec(code if alike else compile(code,'<skyward '+name+'>','exec'),module.__dict__)\n"
+    )
+
+
+def _packed(data: bytes) -> str:
+    return repr(base64.b64encode(zlib.compress(data, 9)).decode())
 
 
 def agent_program(settings: Mapping[str, Any]) -> bytes:
     """The program that becomes the agent; read and executed by the one-liner that SSH starts."""
-    program = (
-        "import json,sys,types\n"
-        f"sources=json.loads({json.dumps(_sources())!r})\n"
-        "for name in ('skyward','skyward.remote'):\n"
-        "    sys.modules[name]=types.ModuleType(name); sys.modules[name].__path__=[]\n"
-        "for name,text in sources.items():\n"
-        "    module=types.ModuleType('skyward.remote.'+name); sys.modules[module.__name__]=module\n"
-        "    setattr(sys.modules['skyward.remote'],name,module)\n"
-        "    exec(compile(text,'<skyward '+name+'>','exec'),module.__dict__)\n"
-        f"sys.modules['skyward.remote.agent'].start(json.loads({json.dumps(dict(settings))!r}))\n"
-    ).encode()
+    start = f"sys.modules['skyward.remote.agent'].start(json.loads({json.dumps(dict(settings))!r}))\n"
+    program = (_modules() + start).encode()
     return b"%08d" % len(program) + program
 
 
@@ -280,7 +297,6 @@ class Link:
 
     def _command(self) -> str:
         import shlex
-        import sys
 
         first = sys.executable if self.endpoint.kind == "local" else "python3"
         return f"exec sh -c {shlex.quote(_FIND)} {shlex.quote(_LOADER)} {shlex.quote(first)}"

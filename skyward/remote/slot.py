@@ -15,9 +15,12 @@ import socket
 import subprocess
 import termios
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from skyward.remote import wire
+
+TYPE_CHECKING = False  # see `wire`
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
 GRACE_S = 1.0
 """Between the polite and the final signal, seconds."""

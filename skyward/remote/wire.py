@@ -15,9 +15,12 @@ import json
 import struct
 import zlib
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
-Buffer = Union[bytes, bytearray, memoryview]
+TYPE_CHECKING = False  # what is only for type checkers takes a third of the time an agent needs to start
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
 
 MAGIC = b"SKY1"
 PREFIX = struct.Struct("<4sBIQI")

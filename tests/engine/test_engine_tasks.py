@@ -561,3 +561,19 @@ def test_what_is_changed_after_it_was_handed_over_is_not_changed_on_its_way(loca
 
     assert set(first) == {ord("a")}
     assert set(again) == {ord("b")}
+
+
+def test_an_agent_is_compiled_where_python_is_not_like_ours(
+    make_harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skyward.remote import link
+
+    link._modules.cache_clear()
+    monkeypatch.setattr(link, "MAGIC_NUMBER", b"none like it")
+    try:
+        harness = make_harness()
+        harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
+        assert "b'none like it'" in link._modules()
+        assert harness.call(square, 3).result() == 9
+    finally:
+        link._modules.cache_clear()
