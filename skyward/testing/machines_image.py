@@ -238,7 +238,9 @@ def write_homes(live: Path, authorized_keys: str) -> None:
 def mounts(disk: Path) -> str:
     """What makes up the root directory of a machine, as an fstab."""
     root = disk / "root"
-    lines = [("machine", root, "overlay", f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work")]
+    lines: list[tuple[str, object, str, str]] = [
+        ("machine", root, "overlay", f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work")
+    ]
     lines += [
         (source, f"{root}{target}", "none", "rbind,x-mount.mkdir") for source, target in shared_places()
     ]

@@ -423,10 +423,11 @@ def test_calls_are_written_down(desk: Desk, cloud: SimulatedEC2) -> None:
 
 @pytest.mark.usefixtures("_sshd_installed")
 def test_what_moto_cannot_do_fails_the_test(identity: Path) -> None:
-    with SimulatedEC2() as cloud:
-        desk = Desk(cloud, identity)
+    cloud = SimulatedEC2().__enter__()
+    try:
         with refused("NotSimulated"):
-            desk.ec2.get_spot_placement_scores(TargetCapacity=1, InstanceTypes=["m5.large"])
+            Desk(cloud, identity).ec2.get_spot_placement_scores(TargetCapacity=1, InstanceTypes=["m5.large"])
+    finally:
         with pytest.raises(AssertionError, match="GetSpotPlacementScores"):
             cloud.__exit__()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -412,13 +414,13 @@ SHELLS = ("/bin/sh", "/bin/bash", "/usr/bin/bash", "/bin/dash")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.usefixtures("_sshd_installed")
-def test_an_ordinary_user_has_machines_too(identity: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_ordinary_user_has_machines_too(identity: Path, request: pytest.FixtureRequest) -> None:
     nobody = next((each for each in pwd.getpwall() if each.pw_uid and each.pw_shell in SHELLS), None)
     if nobody is None:
         pytest.skip("nobody but root may log in here")
-    place = tmp_path_factory.mktemp("nobody")
-    for directory in (place, *list(place.parents)[:2]):
-        directory.chmod(0o755)
+    place = Path(tempfile.mkdtemp(prefix="skyward-nobody-"))  # pytest closes its own directories to others
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    os.chown(place, nobody.pw_uid, nobody.pw_gid)
     key = place / "id_ed25519"
     for end in ("", ".pub"):
         target = Path(f"{key}{end}")
