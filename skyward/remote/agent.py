@@ -844,8 +844,12 @@ class Agent:
         self.renewed_at = self.heard_at
         self.renewals += 1
         try:
-            with open(self.lease["path"], "w") as file:
-                file.write("%s %d\n" % (self.identity, self.renewals))
+            file = os.open(self.lease["path"], os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                # Always as long, and never truncated first: so it needs no room on a file system that is full.
+                os.write(file, b"%s %012d\n" % (self.identity.encode(), self.renewals))
+            finally:
+                os.close(file)
         except OSError as error:
             print("lease: %s" % error, file=sys.stderr, flush=True)
 
