@@ -16,7 +16,15 @@ from typing import Any
 
 from skyward import CredentialsError, Offer, ProviderError
 from skyward_aws.errors import aws_errors
-from skyward_aws.prices import Prices, bulk_prices, listed_prices, regional_offers, spot_prices, zones_of
+from skyward_aws.prices import (
+    Prices,
+    bulk_prices,
+    listed_prices,
+    past_offers,
+    regional_offers,
+    spot_prices,
+    zones_of,
+)
 from skyward_aws.shapes import Shape, shapes_of
 
 PERMISSIONS = (
@@ -88,6 +96,26 @@ def fetch(
             yield from offers
 
 
+def fetch_past(
+    client: ClientFor, home: str, since: datetime, *, regions: Sequence[str] = ()
+) -> Iterator[Offer]:
+    """What spot prices were since then of every type with accelerators, in every region that answers.
+
+    All types together have a million changes in 90 days, those with accelerators some ten thousand.
+
+    Raises:
+        CredentialsError, RateLimitError, ProviderError: `home` cannot be asked.
+    """
+    with aws_errors():
+        places = list(regions) or _enabled_regions(client("ec2", home))
+    catalogue = _Catalogue(client, home, BULK_URL, set())
+    yield from catalogue.past(home, since)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="aws-prices") as threads:
+        others = (place for place in places if place != home)
+        for offers in threads.map(lambda region: catalogue.past_if_it_answers(region, since), others):
+            yield from offers
+
+
 def _enabled_regions(ec2: Any) -> list[str]:
     return [item["RegionName"] for item in ec2.describe_regions()["Regions"]]
 
@@ -105,12 +133,28 @@ class _Catalogue:
         self._lock = Lock()
 
     def region_if_it_answers(self, region: str) -> list[Offer]:
+        return self._if_it_answers(region, lambda: self.region(region))
+
+    def past_if_it_answers(self, region: str, since: datetime) -> list[Offer]:
+        return self._if_it_answers(region, lambda: self.past(region, since))
+
+    def _if_it_answers(self, region: str, ask: Callable[[], list[Offer]]) -> list[Offer]:
         try:
-            return self.region(region)
+            return ask()
         except ProviderError as error:
             logging.getLogger("skyward_aws").warning("%s is left out: %s", region, error)
             self._silent.add(region)
             return []
+
+    def past(self, region: str, since: datetime) -> list[Offer]:
+        """The spot prices one region had."""
+        with aws_errors():
+            ec2 = self._client("ec2", region)
+            offered = zones_of(_offerings(ec2, "region"))
+            self._describe(ec2, offered)
+            known = (self._shapes[name] for name in offered if name in self._shapes)
+            names = sorted(shape.instance_type for shape in known if shape.accelerator)
+            return list(past_offers(region, self._shapes, _spot_history(ec2, since, names) if names else ()))
 
     def region(self, region: str) -> list[Offer]:
         """All offers of one region."""
@@ -169,13 +213,17 @@ def _offerings(ec2: Any, location: str) -> Iterator[Mapping[str, Any]]:
         yield from page["InstanceTypeOfferings"]
 
 
-def _spot_history(ec2: Any) -> Iterator[Mapping[str, Any]]:
-    """The price now of each type and zone. Pages may be short or empty; an empty token ends them."""
+def _spot_history(
+    ec2: Any, since: datetime | None = None, names: Sequence[str] = ()
+) -> Iterator[Mapping[str, Any]]:
+    """The price now of each type and zone, or every price since then. Pages may be short or empty; an empty token
+    ends them."""
+    asked = {"ProductDescriptions": ["Linux/UNIX"], "StartTime": since or datetime.now(UTC)}
     token = ""
     while True:
         page = ec2.describe_spot_price_history(
-            ProductDescriptions=["Linux/UNIX"],
-            StartTime=datetime.now(UTC),
+            **asked,
+            **({"InstanceTypes": list(names)} if names else {}),
             **({"NextToken": token} if token else {}),
         )
         yield from page.get("SpotPriceHistory", ())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from skyward import Offer
@@ -123,6 +124,21 @@ def regional_offers(
             yield _offer(shape, region, "spot", price, source, zone=zone_id, zones=(zone_id, zone_name))
         if not spot.get(name):
             yield _offer(shape, region, "spot", None, source, zones=places)
+
+
+def past_offers(
+    region: str, shapes: Mapping[str, Shape], history: Iterable[Mapping[str, Any]]
+) -> Iterator[Offer]:
+    """One spot offer per entry of `SpotPriceHistory`, observed when its price began to hold."""
+    for item in history:
+        shape, price = shapes.get(item["InstanceType"]), usd(item.get("SpotPrice"))
+        name = item.get("AvailabilityZone", "")
+        zone = item.get("AvailabilityZoneId") or name
+        if shape is not None and price is not None:
+            offer = _offer(
+                shape, region, "spot", price, "EC2 spot price history", zone=zone, zones=(zone, name)
+            )
+            yield replace(offer, observed_at=item["Timestamp"])
 
 
 def _offer(

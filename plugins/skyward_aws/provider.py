@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,6 +61,12 @@ class AWSProvider(Provider):
         from skyward_aws.fetch import client_for, fetch
 
         return fetch(client_for(self.config.endpoint), self.region)
+
+    def past_offers(self, since: datetime) -> Iterable[Offer]:
+        """Spot prices of types with accelerators; EC2 remembers 90 days."""
+        from skyward_aws.fetch import client_for, fetch_past
+
+        return fetch_past(client_for(self.config.endpoint), self.region, since)
 
     # -- machines ------------------------------------------------------------------------------------------------
 

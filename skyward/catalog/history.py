@@ -20,6 +20,7 @@ from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import refusal, sha256_of
 from skyward.catalog.query import KEY_COLUMNS, OfferQuery, clauses, naive_utc
 from skyward.catalog.result import Result, aware
+from skyward.catalog.rules import sound_sql
 from skyward.catalog.schema import HISTORY, OFFERS, arrow_schema, write_table
 from skyward.errors import DamagedCatalogError, QueryError
 
@@ -135,7 +136,7 @@ latest AS (
 refreshed AS (
     SELECT provider
     FROM history h
-    WHERE observed_at <= moment
+    WHERE observed_at <= moment AND change <> 'past'
     GROUP BY provider
     HAVING max(observed_at) > coalesce((SELECT max(observed_at) FROM bundled b WHERE b.provider = h.provider),
                                        TIMESTAMP '-infinity')
@@ -315,6 +316,40 @@ SELECT l.* REPLACE (NULL AS usd_per_hour, NULL AS usd_per_gpu_hour, NULL AS pric
                     $moment AS observed_at, 'gone' AS change)
 FROM last l ANTI JOIN now n ON {_SAME}
 WHERE l.change <> 'gone'
+ORDER BY ALL"""
+
+
+def backfill(catalog: Catalog, provider: str, table: pa.Table, moment: datetime) -> int:
+    """Appends what a cloud says prices were before we first asked; how many that is.
+
+    Of each offer only changes, and only those before the first one that is known.
+    """
+    from skyward.catalog.belief import latest_moment
+
+    provide_history(catalog)
+    catalog.table("accelerators")
+    directory = files.history_directory(catalog.places) / f"provider={provider}"
+    directory.mkdir(parents=True, exist_ok=True)
+    staged = directory / ".past.parquet"
+    try:
+        write_table(table, staged)
+        sql = _PAST.format(sound=sound_sql(parquet(staged)))
+        found = catalog.arrow(sql, {"latest": latest_moment()}).cast(arrow_schema(HISTORY))
+    finally:
+        staged.unlink(missing_ok=True)
+    if found.num_rows:
+        _append(directory / f"date={moment:%Y-%m-%d}", naive_utc(moment), found)
+    return int(found.num_rows)
+
+
+_PAST = f"""\
+WITH past AS (SELECT * FROM ({{sound}}) WHERE usd_per_hour IS NOT NULL),
+first AS (SELECT {_KEYS}, min(observed_at) AS first FROM history GROUP BY {_KEYS})
+SELECT n.*, 'past' AS change
+FROM past n LEFT JOIN first l ON {_SAME}
+WHERE l.first IS NULL OR n.observed_at < l.first
+QUALIFY n.usd_per_hour IS DISTINCT FROM lag(n.usd_per_hour) OVER (
+    PARTITION BY {", ".join(f"n.{name}" for name in KEY_COLUMNS)} ORDER BY n.observed_at)
 ORDER BY ALL"""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ Row = tuple[Any, ...]
 """The values of one offer, in the order of `schema.OFFERS`."""
 
 _PLACES = {name: place for place, (name, _) in enumerate(OFFERS)}
-_KEY = tuple(_PLACES[name] for name in KEY_COLUMNS)
 _PRICE = _PLACES["usd_per_hour"]
 
 
@@ -53,27 +52,29 @@ def ingest(
     observed_at: datetime,
     *,
     marketplace: bool = False,
+    key: Sequence[str] = KEY_COLUMNS,
 ) -> Ingested:
     """The offers of one provider as rows. `observed_at` is when they were asked for, where they do not say.
 
     An accelerator keeps the name its provider gave it (`accelerator_raw`) beside the canonical one; an offer whose
-    accelerator nobody knows is left out, because it could be matched by no wish. Of offers with one key the
+    accelerator nobody knows is left out, because it could be matched by no wish. Of offers with one `key` the
     cheapest stays. On a `marketplace` nothing is presumed about how accelerators are connected.
     """
     moment = naive_utc(observed_at)
     skipped: Counter[str] = Counter()
+    places = [_PLACES[name] for name in key]
     best: dict[tuple[Any, ...], Row] = {}
     for offer in offers:
         row = _row(offer, provider, registry, moment, marketplace)
         if isinstance(row, str):
             skipped[row] += 1
             continue
-        key = tuple([row[place] for place in _KEY])
-        if key in best:
+        identity = tuple([row[place] for place in places])
+        if identity in best:
             skipped["same machine at a higher price"] += 1
-            if _dearer(row[_PRICE], best[key][_PRICE]):
+            if _dearer(row[_PRICE], best[identity][_PRICE]):
                 continue
-        best[key] = row
+        best[identity] = row
     return Ingested(rows=list(best.values()), skipped=skipped)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from skyward.catalog import layers as files
 from skyward.catalog.belief import broken_rows, latest_moment
 from skyward.catalog.engine import parquet
-from skyward.catalog.history import remember
+from skyward.catalog.history import backfill, remember
 from skyward.catalog.ingest import Ingested, ingest
 from skyward.catalog.layers import Layer
 from skyward.catalog.manifest import FileEntry, Manifest, sha256_of
@@ -58,6 +58,8 @@ class RefreshResult:
     priced: int = 0
     changed: int = 0
     """Offers that are new, gone, or cost something else than at the last refresh."""
+    past: int = 0
+    """Prices of before the first refresh that the cloud remembered."""
     seconds: float = 0.0
     skipped: tuple[str, ...] = ()
     """What was left out: reason and number, most frequent first."""
@@ -65,17 +67,32 @@ class RefreshResult:
 
 
 def refresh(
-    catalog: Catalog, providers: Iterable[Provider], progress: Progress, *, registry: Registry, force: bool
+    catalog: Catalog,
+    providers: Iterable[Provider],
+    progress: Progress,
+    *,
+    registry: Registry,
+    force: bool,
+    since: datetime | None = None,
 ) -> list[RefreshResult]:
-    """Asks each provider in turn. `force` puts implausible prices in place too; broken rows stay out."""
-    return [_refreshed(catalog, provider, progress, registry, force) for provider in providers]
+    """Asks each provider in turn. `force` puts implausible prices in place too; broken rows stay out.
+
+    `since` also asks what prices were from then on, where a cloud remembers.
+    """
+    return [_refreshed(catalog, provider, progress, registry, force, since) for provider in providers]
 
 
 def _refreshed(
-    catalog: Catalog, provider: Provider, progress: Progress, registry: Registry, force: bool
+    catalog: Catalog,
+    provider: Provider,
+    progress: Progress,
+    registry: Registry,
+    force: bool,
+    since: datetime | None,
 ) -> RefreshResult:
     name, started = provider.name, time.monotonic()
     try:
+        past = _remember_past(catalog, provider, progress, registry, since) if since else 0
         result = _refresh_one(catalog, provider, progress, registry, force)
     except SkywardError as error:
         failure = error
@@ -91,11 +108,24 @@ def _refreshed(
             rows=rows,
             priced=priced,
             changed=changed,
+            past=past,
             skipped=skipped,
             seconds=time.monotonic() - started,
         )
     progress(name, f"failed: {failure.message}")
     return RefreshResult(provider=name, ok=False, error=failure, seconds=time.monotonic() - started)
+
+
+def _remember_past(
+    catalog: Catalog, provider: Provider, progress: Progress, registry: Registry, since: datetime
+) -> int:
+    progress(provider.name, f"asking for prices since {since:%Y-%m-%d}")
+    now = datetime.now(UTC).replace(microsecond=0)
+    offers = provider.past_offers(since)
+    found = ingest(offers, provider.name, registry, now, key=(*KEY_COLUMNS, "observed_at"))
+    count = backfill(catalog, provider.name, found.table(), now) if found.rows else 0
+    progress(provider.name, f"{count} past prices")
+    return count
 
 
 def _refresh_one(

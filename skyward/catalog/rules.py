@@ -117,6 +117,11 @@ def broken_keys_sql(relation: str, accelerators: str = "accelerators") -> str:
     )
 
 
+def sound_sql(relation: str, accelerators: str = "accelerators") -> str:
+    """The rows that break no rule; takes `$latest` too."""
+    return f"SELECT * EXCLUDE broken\nFROM ({_judged(relation, accelerators)})\nWHERE broken IS NULL"
+
+
 def _judged(relation: str, accelerators: str) -> str:
     return (
         f"SELECT o.*, {FIRST_BROKEN} AS broken\n"

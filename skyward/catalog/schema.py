@@ -52,7 +52,7 @@ OFFERS: Columns = (
 """One row per priced way to rent one machine; sorted by `OFFER_ORDER`."""
 
 HISTORY: Columns = (*OFFERS, ("change", "VARCHAR"))
-"""An offer as it was from `observed_at` on; `change` is new, price or gone."""
+"""An offer as it was from `observed_at` on; `change` is new, price, gone, or past: the cloud told it afterwards."""
 
 INSTANCE_TYPES: Columns = (
     ("provider", "VARCHAR"),

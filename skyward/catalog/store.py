@@ -218,14 +218,17 @@ class Catalog:
         *,
         registry: Registry,
         force: bool = False,
+        since: datetime | None = None,
     ) -> list[RefreshResult]:
         """Fetches each provider's offers; one that fails keeps its old prices and their date.
+
+        With `since`, clouds that remember what prices were are asked for those, too.
 
         This object goes on answering from what it opened: open the catalog again for the new prices.
         """
         from skyward.catalog.refresh import refresh
 
-        return refresh(self, providers, progress, registry=registry, force=force)
+        return refresh(self, providers, progress, registry=registry, force=force, since=since)
 
     # -- for the modules of this package ----------------------------------------------------------------------
 

@@ -111,6 +111,9 @@ def _aged(row: Any, column: str, now: datetime) -> str:
 @click.option("--provider", multiple=True, metavar="NAME", help="The same as naming it; may be repeated.")
 @click.option("--force", is_flag=True, help="Believe prices that look implausible.")
 @click.option("--offline-ok", is_flag=True, help="Exit with 0 even when a provider cannot be asked.")
+@click.option(
+    "--backfill", metavar="DATE", help="Also ask what prices were since then, where a cloud remembers: 90d."
+)
 @json_option
 @pass_shell
 def refresh(
@@ -120,14 +123,17 @@ def refresh(
     provider: tuple[str, ...],
     force: bool,
     offline_ok: bool,
+    backfill: str | None,
     as_json: bool,
 ) -> int:
     """Ask providers for their prices now. One that fails keeps its old prices and their date.
 
     Without a name every provider is asked whose credentials are found.
     """
+    from skyward.cli.moments import parse_moment
     from skyward.cli.prices import opened
 
+    since = parse_moment(backfill, "--backfill") if backfill else None
     asked = tuple(dict.fromkeys((*names, *provider)))
     ready, failures = _ready(shell, asked)
     results: list[RefreshResult] = []
@@ -138,9 +144,10 @@ def refresh(
                 lambda name, message: shell.say(f"{name}: {message}"),
                 registry=shell.plugins().accelerators(),
                 force=force,
+                since=since,
             )
-    if not asked and not ready:
-        raise _nobody(failures)
+    if not ready and failures:
+        raise failures[0][1] if len(asked) == 1 else _nobody(failures)
     items = [*map(_refreshed, results), *(_unready(name, error) for name, error in failures)]
     _show_refresh(items, as_json)
     for result in results:
@@ -148,12 +155,18 @@ def refresh(
             shell.warn(f"{result.provider}: left out: {text}")
         if result.error is not None:
             shell.warn(result.error.message, [*result.error.facts, *result.error.hints])
-    has_failed = any(not result.ok for result in results)
+    for _, error in failures if asked else ():
+        shell.warn(error.message, [*error.facts, *error.hints])
+    has_failed = any(not result.ok for result in results) or bool(asked and failures)
     return ExitCode.NO_COMPUTE if has_failed and not offline_ok else ExitCode.OK
 
 
 def _ready(shell: Shell, asked: Sequence[str]) -> tuple[list[Provider], list[tuple[str, SkywardError]]]:
-    """Providers that can be asked, and why the others cannot. A named one without credentials is an error."""
+    """Providers that can be asked, and why the others cannot.
+
+    Raises:
+        UsageError: one that is named has no prices.
+    """
     plugins = shell.plugins()
     ready: list[Provider] = []
     failures: list[tuple[str, SkywardError]] = []
@@ -165,9 +178,7 @@ def _ready(shell: Shell, asked: Sequence[str]) -> tuple[list[Provider], list[tup
             continue
         try:
             ready.append(kind.from_env(kind.Config(**shell.config.provider(name))))
-        except CredentialsError as error:
-            if asked:
-                raise
+        except SkywardError as error:
             failures.append((name, error))
     return ready, failures
 
@@ -179,6 +190,7 @@ def _refreshed(result: RefreshResult) -> dict[str, Any]:
         "offers": result.rows if result.ok else None,
         "priced": result.priced if result.ok else None,
         "changed": result.changed if result.ok else None,
+        "past": result.past if result.ok else None,
         "seconds": round(result.seconds, 3),
         "left_out": list(result.skipped),
         "error": None if result.error is None else result.error.message,
@@ -186,8 +198,9 @@ def _refreshed(result: RefreshResult) -> dict[str, Any]:
 
 
 def _unready(name: str, error: SkywardError) -> dict[str, Any]:
-    empty = dict.fromkeys(("offers", "priced", "changed", "seconds"))
-    return {"provider": name, "status": "no credentials", **empty, "left_out": [], "error": error.message}
+    empty = dict.fromkeys(("offers", "priced", "changed", "past", "seconds"))
+    status = "no credentials" if isinstance(error, CredentialsError) else "not asked"
+    return {"provider": name, "status": status, **empty, "left_out": [], "error": error.message}
 
 
 def _show_refresh(items: Sequence[dict[str, Any]], as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from skyward.model.instance import Endpoint, Instance, LaunchRequest
@@ -68,6 +69,10 @@ class Provider(ABC):
     @abstractmethod
     def offers(self) -> Iterable[Offer]:
         """Everything priced. Filtering is not its job."""
+
+    def past_offers(self, since: datetime) -> Iterable[Offer]:
+        """What prices were since then, where the cloud itself remembers; `observed_at` says when each began to hold."""
+        return ()
 
     @abstractmethod
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:

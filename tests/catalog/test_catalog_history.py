@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from catalog_rows import DAY, MakeCatalog, bundle, offer
 
-from skyward.catalog.history import parts
+from skyward.catalog.history import backfill, parts
 from skyward.catalog.ingest import ingest
-from skyward.catalog.query import OfferQuery
+from skyward.catalog.query import KEY_COLUMNS, OfferQuery
 from skyward.catalog.refresh import publish
 from skyward.catalog.store import Catalog
 from skyward.config import Places
@@ -181,6 +181,37 @@ def test_a_month_with_a_damaged_part_stays_as_it_is(autumn: Catalog) -> None:
     refreshed(autumn, NOVEMBER, at(NOVEMBER, instance_type="m1", usd_per_hour=0.30))
 
     assert len(parts(autumn.places)) == 3
+
+
+def filled(catalog: Catalog, *past: Offer) -> int:
+    key = (*KEY_COLUMNS, "observed_at")
+    found = ingest(past, "acme", default_registry(), day(13), key=key)
+    return backfill(catalog, "acme", found.table(), day(13))
+
+
+def test_what_a_cloud_remembers_comes_before_what_we_do(catalog: Catalog) -> None:
+    m1 = [(october(1), 0.10), (october(2), 0.10), (october(20), 0.15), (day(11), 9.0)]
+    past = [at(moment, instance_type="m1", usd_per_hour=price) for moment, price in m1]
+    past.append(at(october(20), instance_type="m9", usd_per_hour=0.90))
+
+    assert filled(catalog, *past) == 3, "neither what did not change nor what we knew better"
+    assert filled(catalog, *past) == 0, "asked again, nothing is new"
+
+    with Catalog(catalog.places, catalog.bundled) as again:
+        series = again.history(OfferQuery(machine="m1"), since=october(1), until=day(12)).dicts()
+        assert prices(again, october(15)) == {"m1": 0.10}
+        assert prices(again, october(25)) == {"m1": 0.15, "m9": 0.90}
+        assert prices(again, day(3)) == {"m1": 0.20, "m2": 0.30, "m9": 0.90}, (
+            "the snapshot speaks of the rest"
+        )
+        assert all(finding.ok for finding in again.verify())
+    assert [(row["change"], row["usd_per_hour"]) for row in series][:2] == [("past", 0.10), ("past", 0.15)]
+
+
+def test_a_past_price_that_makes_no_sense_is_left_out(catalog: Catalog) -> None:
+    sound, absurd = at(october(1), instance_type="m1", usd_per_hour=0.10), at(october(2), usd_per_hour=1e9)
+
+    assert filled(catalog, sound, absurd) == 1
 
 
 def test_a_refresh_that_changes_nothing_writes_nothing(catalog: Catalog) -> None:

@@ -185,6 +185,22 @@ def test_prices_taken_along_from_the_snapshot_do_not_hide_the_rest_of_it_in_the_
     assert {row["region"] for row in since} == {"north", "south"}
 
 
+def test_a_cloud_is_asked_for_the_past_only_when_that_is_wanted(make_catalog: MakeCatalog) -> None:
+    class Old(Shop):
+        def past_offers(self, since: datetime) -> Iterable[Offer]:
+            return [offer(usd_per_hour=0.15, observed_at=since + timedelta(days=1))]
+
+    catalog = make_catalog(offer())
+    since = DAY - timedelta(days=30)
+
+    (plain,) = catalog.refresh([Old(now())], registry=default_registry())
+    (asked,) = catalog.refresh([Old(now())], registry=default_registry(), since=since)
+
+    assert (plain.past, asked.past) == (0, 1)
+    with Catalog(catalog.places, catalog.bundled) as after:
+        assert after.history(OfferQuery()).column("usd_per_hour")[0] == 0.15
+
+
 def test_a_price_of_zero_or_none_is_unknown_never_free(refresh: Refresh) -> None:
     (result,), catalog = refresh(
         Shop(now(instance_type="zero", usd_per_hour=0.0), now(instance_type="none", usd_per_hour=None), now())

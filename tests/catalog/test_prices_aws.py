@@ -15,7 +15,7 @@ from fake_api import Answer, serving
 
 from skyward import CapacityError, CredentialsError, Offer, ProviderError, QuotaError, RateLimitError
 from skyward_aws.errors import aws_errors
-from skyward_aws.fetch import client_for, fetch
+from skyward_aws.fetch import client_for, fetch, fetch_past
 from skyward_aws.prices import bulk_prices, listed_prices, regional_offers, spot_prices, usd, zones_of
 from skyward_aws.shapes import corrections, shape_of, shapes_of
 
@@ -271,6 +271,7 @@ class FakeAWS:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self.pricing_denied = False
         self.silent_regions: set[str] = set()
+        self.spot_asked: list[dict[str, list[str]]] = []
         self.asked: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -326,6 +327,7 @@ class FakeAWS:
     ) -> list[bytes]:
         """Three pages: a full one, an empty one that has a token all the same, and one whose token is empty."""
         assert asked["ProductDescription.1"] == ["Linux/UNIX"]
+        self.spot_asked.append(asked)
         page = asked.get("NextToken", ["one"])[0]
         items = {
             "one": [("m5.large", "0.0400", "a", "az1"), ("m5.large", "0.0500", "b", "az2")],
@@ -399,6 +401,23 @@ def test_unmodified_boto3_fetches_every_region_that_answers(caplog: pytest.LogCa
     assert any(zone.startswith("us-east-1") for zone in slice_.zones)
     assert aws.asked.count("us-east-1 DescribeInstanceTypes") > 10
     assert aws.asked.count("eu-west-1 DescribeInstanceTypes") == 1, "only what the home region does not have"
+
+
+@pytest.mark.usefixtures("credentials")
+def test_past_spot_prices_are_those_of_types_with_accelerators() -> None:
+    since = datetime(2026, 8, 25, tzinfo=UTC)
+    aws = FakeAWS()
+    aws.silent_regions = {"eu-central-1"}
+    with running(aws) as url:
+        found = list(fetch_past(client_for(url), "us-east-1", since, regions=("us-east-1", "eu-central-1")))
+
+    assert aws.spot_asked[0]["StartTime"] == ["2026-08-25T00:00:00Z"]
+    asked = {names[0] for key, names in aws.spot_asked[0].items() if key.startswith("InstanceType.")}
+    assert "g6f.large" in asked
+    assert "m5.large" not in asked
+    (price,) = [offer for offer in found if offer.instance_type == "g6f.large"]
+    assert (price.usd_per_hour, price.zone, price.accelerator_count) == (0.0808, "use1-az1", 0.125)
+    assert price.observed_at == datetime(2026, 11, 1, tzinfo=UTC), "the moment it began to hold"
 
 
 @pytest.mark.usefixtures("credentials")

@@ -202,6 +202,21 @@ def test_a_named_provider_without_credentials_is_an_error(ask: Invoke) -> None:
     assert "error: locked: credentials not found" in answered.err
 
 
+def test_one_named_provider_without_credentials_never_hurts_another(ask: Invoke) -> None:
+    answered = ask("catalog", "refresh", "locked", "zeta", "--json")
+
+    assert answered.code == 4
+    assert [row["status"] for row in json.loads(answered.out)["items"]] == ["refreshed", "no credentials"]
+    assert "locked: credentials not found" in answered.err
+    assert document(ask("cheapest", "--provider", "zeta", "--json"))["items"][0]["layer"] == "live"
+
+
+def test_the_past_is_asked_for_by_a_day(ask: Invoke) -> None:
+    assert document(ask("catalog", "refresh", "zeta", "--backfill", "90d", "--json"))["items"][0]["past"] == 0
+    answered = ask("catalog", "refresh", "zeta", "--backfill", "long ago")
+    assert (answered.code, "--backfill 'long ago' is no day" in answered.err) == (2, True)
+
+
 def test_refreshing_a_machine_of_ones_own_makes_no_sense(ask: Invoke) -> None:
     answered = ask("catalog", "refresh", "local")
 
