@@ -189,7 +189,12 @@ class ComputePool(target.Target):
             target.started.remove(self)
         running = self._running
         if running is not None:
-            running.stop(hurry=hurry)
+            try:
+                running.stop(hurry=hurry)
+            except CleanupError:
+                if running.fleet.is_in_other_hands:
+                    _RUNNING.discard(self)
+                raise
             self._last_cost = running.fleet.usd
             _RUNNING.discard(self)
             self._running = None

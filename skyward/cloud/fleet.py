@@ -668,8 +668,10 @@ class Fleet:
         """Leaves the rest to the reaper; False where there is none."""
         if self._reaper is None or not self._reaper.is_alive:
             return False
+        if not self._reaper.hand_over():
+            return False
         self._journal.record("handed_over")
-        return self._reaper.hand_over()
+        return True
 
     def _leave_to_reaper(self, everyone: Sequence[Node]) -> bool:
         if not self._journal.account.is_debt:
@@ -791,6 +793,7 @@ class Fleet:
         return None
 
     def _give_back(self, node: Node) -> None:
+        self.order.engine.abandon(node.index)
         try:
             self._end([node])
         except ProviderError as problem:
@@ -826,6 +829,11 @@ class Fleet:
         if not self._is_stopping and node.ended_at is None:
             node.link.give_up("its time was over")
             self._give_back(node)
+
+    @property
+    def is_in_other_hands(self) -> bool:
+        """Whether another process sees to the end of what is left."""
+        return self._journal.account.is_handed_over
 
     @property
     def is_alive(self) -> bool:

@@ -23,6 +23,8 @@ PATIENCE_S = 60.0
 """How long a client waits until every machine is seen to be gone, seconds. Whoever comes after it goes on."""
 TROUBLE_S = 10.0
 """How long it repeats an order that a cloud does not take, seconds."""
+OWN_S = 1.0
+"""The same for machines of one's own, which cost nothing, seconds."""
 DOUBT_S = 5.0
 """How long it looks for the machines of a launch that was never answered, seconds."""
 KEEP = "skyward:keep"
@@ -128,6 +130,7 @@ class _Ending:
         self._find = find
         self._patience_s = patience_s
         self._provider: Provider | None = None
+        self._is_stale = False
         self._on_gone = on_gone
         self._is_stopped = is_stopped
         self._wants = wants
@@ -154,12 +157,17 @@ class _Ending:
         """How long it is worth to go on here; whoever has no end to it waits for everything."""
         if math.isinf(self._patience_s):
             return math.inf
+        if self._provider is not None and self._provider.capabilities.off_means == "nothing":
+            return min(self._patience_s, OWN_S)
         return min(self._patience_s, TROUBLE_S if problem else PATIENCE_S if self._owed else DOUBT_S)
 
     def _try(self) -> str | None:
         """One round. None: all is done. "": not yet. Otherwise what is in the way."""
         try:
-            provider = self._provider = self._provider or self._find(self._desk)
+            provider = self._provider
+            if provider is None or self._is_stale:
+                provider = self._provider = self._find(self._desk)
+                self._is_stale = False
             if provider.capabilities.off_means == "nothing":
                 self._let_go(provider)
             else:
@@ -171,7 +179,7 @@ class _Ending:
         except RateLimitError:
             return ""
         except Exception as error:  # a stranger's code, and nothing may keep us from trying again
-            self._provider = None  # made anew: credentials may have been renewed
+            self._is_stale = True  # it is made anew: credentials may have been renewed
             return reason(error)
         self._journal.record("released", provider=self._desk.provider, region=self._desk.region)
         return None
@@ -315,12 +323,12 @@ def unclean(pool: str, left: Sequence[Left]) -> CleanupError:
     ids = ", ".join(machine.id for machine in machines[:10]) + (" ..." if len(machines) > 10 else "")
     count = f"{len(machines)} machine{'s' * (len(machines) != 1)}"
     cost = f" at {format_usd(rate)}/h" if rate else ""
-    what = (
-        f"{count} may still be running{cost}: {ids}" if machines else "what the pool made may still be there"
-    )
+    what = f"{count} of pool {pool} may still be running{cost}: {ids}"
+    if not machines:
+        what = f"what was made for pool {pool} may still be there"
     now = time.time()
     return CleanupError(
-        f"pool {pool}: {what}",
+        what,
         facts=[
             *(f"{one.desk}: {one.problem or 'not seen to be gone yet'}" for one in left),
             *(

@@ -427,7 +427,9 @@ def test_what_cannot_be_ended_is_an_error_that_names_it(
     toy.fault("terminate", "error", times=-1)
     pool = make_pool(nodes=2).start()
 
-    with pytest.raises(sky.CleanupError, match=r"2 machines may still be running at \$2\.00/h: i-") as caught:
+    with pytest.raises(
+        sky.CleanupError, match=r"2 machines of pool \S+ may still be running at \$2\.00/h: i-"
+    ) as caught:
         pool.stop()
 
     assert caught.value.exit_code == 7

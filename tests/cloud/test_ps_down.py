@@ -208,7 +208,7 @@ def test_what_down_cannot_end_is_exit_7_and_stays_on_the_books(
     done = skyward("down", "left-1", "--yes")
 
     assert done.code == 7
-    assert "error: pool left-1: 1 machine may still be running at $1.00/h: left-1-m0" in done.err
+    assert "error: 1 machine of pool left-1 may still be running at $1.00/h: left-1-m0" in done.err
     assert "cause: toy r1: toy: 503 three times" in done.err
     assert accounts()["left-1"].is_debt
 
