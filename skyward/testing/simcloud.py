@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from skyward.testing.machines import BOOT_S, Machine, can_overlay, make_image
 from skyward.testing.machines_disks import sweep_disks
@@ -108,6 +108,9 @@ class Addresses:
 
 class SimulatedCloud:
     """The machines of one cloud and what they cost. A context manager; a face derives from it."""
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """Every kind of fault there is."""
 
     def __init__(self, *, seed: int = 0, boot_s: float = 0.0, isolated: bool | None = None) -> None:
         self.isolated = can_overlay() if isolated is None else isolated
@@ -229,7 +232,13 @@ class SimulatedCloud:
         fraction: float = 1.0,
         **details: Any,
     ) -> Fault:
-        """The next `times` matching calls of `action` meet this fault; None means until `heal`."""
+        """The next `times` matching calls of `action` meet this fault; None means until `heal`.
+
+        Raises:
+            ValueError: the cloud knows no such kind.
+        """
+        if kind not in self.kinds:
+            raise ValueError(f"no fault is of the kind {kind!r}: known are {', '.join(self.kinds)}")
         fault = Fault(
             action=action,
             kind=kind,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -20,7 +22,7 @@ from botocore.exceptions import (
 )
 from simdesk import Desk, needs_namespaces
 
-from skyward.testing.ec2 import SimulatedEC2
+from skyward.testing.ec2 import KINDS, SimulatedEC2
 
 PATIENCE_S = 10.0
 
@@ -38,6 +40,18 @@ def eventually(is_true: Callable[[], object]) -> None:
     while not is_true():
         assert time.monotonic() < deadline, "still not true"
         time.sleep(0.02)
+
+
+def test_every_kind_of_fault_is_on_the_page() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "simulated-cloud.md"
+    told = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page.read_text(), re.MULTILINE)))
+
+    assert set(KINDS) <= set(told)
+
+
+def test_an_unknown_kind_is_refused(cloud: SimulatedEC2) -> None:
+    with pytest.raises(ValueError, match="'lots'"):
+        cloud.fault("RunInstances", "lots")
 
 
 # -- errors -------------------------------------------------------------------------------------------------------
