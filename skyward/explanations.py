@@ -114,14 +114,15 @@ PAGES = _pages(
         "a provider refused",
         "The provider answered a call with an error that is neither about credentials nor about capacity or quota, or did not "
         "answer in time. Its own words are in the causes.",
-        "Look at the cause. If the provider has an outage, name another one as well: `--provider aws --provider verda` falls "
-        "back in this order.",
+        "Look at the cause; `skyward check aws` looks for what stands in the way of renting there. If the provider has an "
+        "outage, name another one as well: `--provider aws --provider verda` falls back in this order.",
     ),
     (
         "SKW201",
         "no credentials, or they were refused",
         "Every provider reads its vendor's own variables and files; the causes list where it looked. Nothing was rented.",
-        "Set what the error names. `skyward providers` shows for every provider whether credentials were found and where. To "
+        "Set what the error names. `skyward providers` shows for every provider whether credentials were found and where; "
+        "`skyward check aws` asks AWS whom they belong to, and `skyward check aws --policy` prints what they must allow. To "
         "try without any cloud: `--provider local`.",
     ),
     (
@@ -136,7 +137,8 @@ PAGES = _pages(
         "SKW203",
         "the account's quota does not allow it",
         "The account may not hold so many machines of this kind. Waiting does not help; the offers the quota covers are skipped.",
-        "Ask the provider to raise the quota the error names, use another region or kind of machine, or fewer nodes.",
+        "Ask the provider to raise the quota the error names (`skyward check aws` shows each, and how to ask for more), use "
+        "another region or kind of machine, or fewer nodes.",
     ),
     (
         "SKW204",
