@@ -197,6 +197,7 @@ PRICES: Final = (
     _see("DescribeInstanceTypeOfferings", "prices"),
     _see("DescribeRegions", "prices"),
     _see("DescribeSpotPriceHistory", "prices"),
+    _see("DescribeCapacityBlockOfferings", "prices"),
     Call("pricing", "GetProducts", "prices", (Grant(("pricing:GetProducts",)),)),
 )
 """What `skyward catalog refresh aws` asks."""

@@ -28,6 +28,7 @@ from skyward_aws.prices import (
 from skyward_aws.shapes import Shape, shapes_of
 
 PERMISSIONS = (
+    "ec2:DescribeCapacityBlockOfferings",
     "ec2:DescribeInstanceTypeOfferings",
     "ec2:DescribeInstanceTypes",
     "ec2:DescribeRegions",
@@ -43,6 +44,9 @@ BULK_URL = "https://pricing.us-east-1.amazonaws.com/offers/v1.0/aws/AmazonEC2/cu
 THREADS = 16
 PER_CALL = 100
 """Instance types one DescribeInstanceTypes takes at most."""
+
+BLOCK_HOURS = 24
+"""The shortest capacity block EC2 sells (user guide, 2026-11)."""
 
 ClientFor = Callable[[str, str], Any]
 """(service, region) -> a boto3 client."""
@@ -172,8 +176,21 @@ class _Catalogue:
                 {kind: [*zones.get(kind, ()), *names.get(kind, ())] for kind in offered},
                 on_demand=self._on_demand(region),
                 spot=spot,
+                blocks=self._blocks(ec2, region, offered),
             )
         )
+
+    def _blocks(self, ec2: Any, region: str, offered: Iterable[str]) -> list[Mapping[str, Any]]:
+        """Capacity blocks of one machine for a day. Nobody's prices depend on them: where they cannot be asked there
+        are none."""
+        shapes = (self._shapes.get(name) for name in sorted(offered))
+        names = [shape.instance_type for shape in shapes if shape and "capacity-block" in shape.markets]
+        try:
+            with aws_errors():
+                return [block for name in names for block in _block_offerings(ec2, name)]
+        except ProviderError as error:
+            logging.getLogger("skyward_aws").info("no capacity blocks of %s: %s", region, error)
+            return []
 
     def _describe(self, ec2: Any, names: Iterable[str]) -> None:
         """Learns the shapes of types no region has described yet; they are the same everywhere."""
@@ -231,6 +248,14 @@ def _spot_history(
         if not following or following == token:
             return
         token = following
+
+
+def _block_offerings(ec2: Any, name: str) -> Iterator[Mapping[str, Any]]:
+    pages = ec2.get_paginator("describe_capacity_block_offerings").paginate(
+        InstanceType=name, InstanceCount=1, CapacityDurationHours=BLOCK_HOURS
+    )
+    for page in pages:
+        yield from page["CapacityBlockOfferings"]
 
 
 _FILTERS = {

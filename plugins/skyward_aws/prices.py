@@ -105,12 +105,15 @@ def regional_offers(
     *,
     on_demand: Mapping[str, float],
     spot: Mapping[str, Mapping[tuple[str, str], float]],
+    blocks: Iterable[Mapping[str, Any]] = (),
     source: str = "EC2 price list and spot price history",
 ) -> Iterator[Offer]:
     """Every way to rent every type offered in a region; a price nobody told is unknown.
 
-    Spot is one offer per zone whose price is known, else one of the region without a price.
+    Spot is one offer per zone whose price is known, else one of the region without a price. A capacity block is
+    paid ahead as a whole; its price is that of one of its hours, and of several in a zone the lowest.
     """
+    yield from _block_offers(region, shapes, blocks)
     for name in sorted(zones):
         shape = shapes.get(name)
         if shape is None:
@@ -124,6 +127,46 @@ def regional_offers(
             yield _offer(shape, region, "spot", price, source, zone=zone_id, zones=(zone_id, zone_name))
         if not spot.get(name):
             yield _offer(shape, region, "spot", None, source, zones=places)
+
+
+def _block_offers(
+    region: str, shapes: Mapping[str, Shape], blocks: Iterable[Mapping[str, Any]]
+) -> Iterator[Offer]:
+    best: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
+    for block in blocks:
+        fee, hours = usd(block.get("UpfrontFee")), block.get("CapacityBlockDurationHours") or 0
+        place = (str(block.get("InstanceType")), str(block.get("AvailabilityZone")))
+        if fee is None or not hours or place[0] not in shapes or block.get("CurrencyCode", "USD") != "USD":
+            continue
+        price = fee / hours / (block.get("InstanceCount") or 1)
+        if place not in best or price < best[place][0]:
+            best[place] = (price, block)
+    for (name, zone), (price, block) in sorted(best.items(), key=lambda item: item[0]):
+        offer = _offer(
+            shapes[name],
+            region,
+            "capacity-block",
+            price,
+            "EC2 capacity block offerings",
+            zone=zone,
+            zones=(zone,),
+        )
+        yield replace(offer, availability="available", details=_block_details(block))
+
+
+def _block_details(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What buying it takes, and what it holds."""
+    dates = {
+        key: block[name].isoformat()
+        for key, name in (("start", "StartDate"), ("end", "EndDate"))
+        if name in block
+    }
+    return {
+        "capacity_block_offering_id": block.get("CapacityBlockOfferingId"),
+        "hours": block["CapacityBlockDurationHours"],
+        "upfront_usd": usd(block.get("UpfrontFee")),
+        **dates,
+    }
 
 
 def past_offers(

@@ -287,6 +287,8 @@ class FakeAWS:
             )
         if target.endswith("GetProducts"):
             return self._products(start_response, json.loads(body))
+        if action == "DescribeCapacityBlockOfferings":
+            return self._blocks(start_response, region, parse_qs(body.decode()))
         if action == "DescribeSpotPriceHistory":
             return self._spot(start_response, region, parse_qs(body.decode()))
         import io
@@ -321,6 +323,32 @@ class FakeAWS:
         if first:
             reply["NextToken"] = "more"
         return self._say(start_response, "200 OK", kind, json.dumps(reply))
+
+    def _blocks(
+        self, start_response: Callable[..., Any], region: str, asked: dict[str, list[str]]
+    ) -> list[bytes]:
+        """Two blocks of p5.48xlarge in one zone; in eu-west-1 nobody may look."""
+        assert asked["CapacityDurationHours"] == ["24"]
+        if region == "eu-west-1":
+            text = _ec2_error("UnauthorizedOperation", "not authorized")
+            return self._say(start_response, "403 Forbidden", "text/xml", text)
+        fees = ("1200.00", "960.00") if asked["InstanceType"] == ["p5.48xlarge"] else ()
+        found = "".join(
+            f"<item><capacityBlockOfferingId>cb-{number}</capacityBlockOfferingId><instanceType>p5.48xlarge</instanceType>"
+            f"<availabilityZone>{region}a</availabilityZone><instanceCount>1</instanceCount>"
+            "<startDate>2026-11-23T11:30:00.000Z</startDate><endDate>2026-11-24T11:30:00.000Z</endDate>"
+            f"<capacityBlockDurationHours>24</capacityBlockDurationHours><upfrontFee>{fee}</upfrontFee>"
+            "<currencyCode>USD</currencyCode><tenancy>default</tenancy></item>"
+            for number, fee in enumerate(fees)
+        )
+        return self._say(
+            start_response,
+            "200 OK",
+            "text/xml",
+            '<DescribeCapacityBlockOfferingsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+            f"<requestId>r</requestId><capacityBlockOfferingSet>{found}</capacityBlockOfferingSet>"
+            "</DescribeCapacityBlockOfferingsResponse>",
+        )
 
     def _spot(
         self, start_response: Callable[..., Any], region: str, asked: dict[str, list[str]]
@@ -395,6 +423,10 @@ def test_unmodified_boto3_fetches_every_region_that_answers(caplog: pytest.LogCa
     assert prices["m5.large", "spot", "use1-az1"] == 0.04
     assert prices["g6f.large", "on-demand", None] == 0.202
     assert prices["g6f.large", "spot", "use1-az1"] == 0.0808, "the page after an empty one is read too"
+    (block,) = [o for o in offers if o.pricing == "capacity-block"]
+    assert (block.instance_type, block.zone, block.usd_per_hour) == ("p5.48xlarge", "us-east-1a", 40.0)
+    assert block.details["capacity_block_offering_id"] == "cb-1"
+    assert (block.details["hours"], block.details["upfront_usd"]) == (24, 960.0)
     (slice_,) = [o for o in home if o.instance_type == "g6f.large" and o.pricing == "on-demand"]
     assert (slice_.accelerator, slice_.accelerator_count) == ("L4", 0.125)
     assert any(zone.startswith("use1-az") for zone in slice_.zones)
