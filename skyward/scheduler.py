@@ -74,11 +74,12 @@ PAUSED_S = 2.0
 class _Group:
     """The tasks of one `submit`."""
 
-    __slots__ = ("blobs", "functions", "identities", "is_cancelled", "left", "mean_s", "rank", "sink")
+    __slots__ = ("blobs", "functions", "identities", "is_cancelled", "left", "mean_s", "place", "sink")
 
-    def __init__(self, sink: Sink, rank: int | None, size: int) -> None:
+    def __init__(self, sink: Sink, place: tuple[int, int] | None, size: int) -> None:
         self.sink = sink
-        self.rank = rank
+        self.place = place
+        """Number of the node, and which of its workers, that runs all of it; None is any."""
         self.left = size
         self.mean_s: float | None = None
         self.is_cancelled = False
@@ -172,7 +173,8 @@ class SSHEngine(Engine):
         self._by_link: dict[Link, _Node] = {}
         self._functions: dict[int, tuple[Any, Any, Blob]] = {}
         self._waiting: deque[_Entry] = deque()
-        self._pinned: dict[int, deque[_Entry]] = {}
+        self._pinned: dict[tuple[int, int], deque[_Entry]] = {}
+        self._abandoned: set[int] = set()
         self._wire_ids = itertools.count(1)
         self._chunk_ids = itertools.count(1)
         self._chunks: dict[int, _Group] = {}
@@ -194,6 +196,7 @@ class SSHEngine(Engine):
             joined = _Node(node)
             self._nodes.append(joined)
             self._by_link[node] = joined
+            self._abandoned.discard(node.node)
             self._nodes.sort(key=lambda one: one.link.node)
             if self._clock is None:
                 self._clock = threading.Thread(target=self._tick_forever, name="skyward-clock", daemon=True)
@@ -202,15 +205,17 @@ class SSHEngine(Engine):
 
     def submit(self, tasks: Sequence[Task], sink: Sink, *, worker: int | None = None) -> object:
         """Queues a group; see `Engine.submit`."""
-        group = _Group(sink, worker, len(tasks))
+        with self._lock:
+            place = None if worker is None else self._place(worker)
+        group = _Group(sink, place, len(tasks))
         entries = [_Entry(task, group, index) for index, task in enumerate(tasks)]
         with self._lock:
             if self._is_stopped:
                 raise TaskCancelled("the pool is stopped: no task can be submitted to it")
-            if worker is None:
+            if place is None:
                 self._waiting.extend(entries)
             else:
-                self._pinned.setdefault(worker, deque()).extend(entries)
+                self._pinned.setdefault(place, deque()).extend(entries)
         self._wake.set()
         self._move_on()
         return group
@@ -226,6 +231,24 @@ class SSHEngine(Engine):
         if count:
             node.send(wire.RECALL, {"count": count})
         self._move_on()
+
+    def abandon(self, node: int) -> None:
+        """No machine takes the place of a lost node any more: what is pinned to it is lost, too."""
+        with self._lock:
+            if any(one.link.node == node and not one.link.is_closed for one in self._nodes):
+                return
+            self._abandoned.add(node)
+        self._lose_abandoned()
+
+    def _lose_abandoned(self) -> None:
+        with self._lock:
+            gone = self._take_waiting(
+                lambda one: one.group.place is not None and one.group.place[0] in self._abandoned
+            )
+        error = "was lost, and no other one took its place"
+        self._deliver(
+            [(one, _gone(one, f"node {one.group.place[0]} {error}")) for one in gone if one.group.place]
+        )
 
     def cancel(self, ticket: object, *, running: bool = False) -> None:
         """Reports what has not started as cancelled, and kills what runs if `running`."""
@@ -315,14 +338,10 @@ class SSHEngine(Engine):
     def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
         if not any(self._pinned.values()):
             return
-        first = 0
-        for number, workers in self._ranks():
+        for (number, _), queue in self._pinned.items():
             node = next((one for one in self._nodes if one.link.node == number and one.is_usable), None)
-            for rank in range(first, first + workers if node else first):
-                queue = self._pinned.get(rank)
-                while queue and node is not None:
-                    self._assign(chosen, node, [queue.popleft()])
-            first += workers
+            while queue and node is not None:
+                self._assign(chosen, node, [queue.popleft()])
 
     def _assign(
         self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]
@@ -440,8 +459,8 @@ class SSHEngine(Engine):
         )
         if timeout is not None:
             header["timeout"] = timeout
-        if group.rank is not None:
-            header["worker"] = self._local_worker(group.rank)
+        if group.place is not None:
+            header["worker"] = group.place[1]
         node.link.ensure(blobs)
         self._keep_budget(node)
         return header, payload, failed
@@ -479,13 +498,14 @@ class SSHEngine(Engine):
             in_use = {blob.digest for entry in node.on_way.values() for blob in entry.blobs}
         node.link.forget(node.link.over_budget(in_use))
 
-    def _local_worker(self, rank: int) -> int:
+    def _place(self, rank: int) -> tuple[int, int]:
+        """Where a rank is now: ranks move up when a node is gone for good, what was sent to one does not."""
         first = 0
-        for _, workers in self._ranks():
+        for number, workers in self._ranks():
             if rank < first + workers:
-                return rank - first
+                return number, rank - first
             first += workers
-        return 0
+        return rank, 0  # a node that is still to join
 
     def _forget(self, node: _Node, entries: Iterable[_Entry]) -> list[_Entry]:
         """Takes entries off a node; the ones that were still on it."""
@@ -495,9 +515,9 @@ class SSHEngine(Engine):
     def _take_waiting(self, wanted: Callable[[_Entry], bool]) -> list[_Entry]:
         gone = [entry for entry in self._waiting if wanted(entry)]
         self._waiting = deque(entry for entry in self._waiting if not wanted(entry))
-        for rank, queue in self._pinned.items():
+        for place, queue in self._pinned.items():
             gone += [entry for entry in queue if wanted(entry)]
-            self._pinned[rank] = deque(entry for entry in queue if not wanted(entry))
+            self._pinned[place] = deque(entry for entry in queue if not wanted(entry))
         return gone
 
     def _requeue(self, entries: Iterable[_Entry]) -> None:
@@ -505,8 +525,8 @@ class SSHEngine(Engine):
         for entry in sorted(entries, key=lambda one: one.wire_id, reverse=True):
             queue = (
                 self._waiting
-                if entry.group.rank is None
-                else self._pinned.setdefault(entry.group.rank, deque())
+                if entry.group.place is None
+                else self._pinned.setdefault(entry.group.place, deque())
             )
             queue.appendleft(entry)
 
@@ -749,6 +769,8 @@ class SSHEngine(Engine):
         if again:
             with self._lock:
                 self._requeue(again)
+            if self._abandoned:
+                self._lose_abandoned()
         self._deliver(through)
         if again:
             self._wake.set()
@@ -777,12 +799,7 @@ class SSHEngine(Engine):
     def _fail_everything(self, reason: str) -> None:
         with self._lock:
             gone = self._take_waiting(lambda _: True)
-        self._deliver(
-            [
-                (entry, Outcome("lost", error=TaskLost(f"{entry.name}: {reason}"), attempt=entry.attempt))
-                for entry in gone
-            ]
-        )
+        self._deliver([(entry, _gone(entry, reason)) for entry in gone])
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -871,6 +888,11 @@ def _cancelled(entry: _Entry) -> Outcome:
     return Outcome(
         "cancelled", error=TaskCancelled(f"{entry.name}: cancelled before it ended"), attempt=entry.attempt
     )
+
+
+def _gone(entry: _Entry, reason: str) -> Outcome:
+    """Lost, with nowhere left to run."""
+    return Outcome("lost", error=TaskLost(f"{entry.name}: {reason}"), attempt=entry.attempt)
 
 
 def _lost(entry: _Entry, link: Link, reason: str) -> Outcome:

@@ -73,6 +73,9 @@ class Engine(ABC):
     def drain(self, node: Any) -> None:  # noqa: B027 - for engines whose nodes cannot be taken away
         """A node is about to go: it gets no new task, what it has not started moves, what runs there may end."""
 
+    def abandon(self, node: int) -> None:  # noqa: B027 - for engines whose nodes cannot be taken away
+        """No machine takes the place of a lost node any more: tasks that are pinned to its workers are lost."""
+
     @abstractmethod
     def stop(self) -> None:
         """Says farewell to every node: workers end, the agent removes its files. Idempotent, bounded."""

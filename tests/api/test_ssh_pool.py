@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -242,3 +243,20 @@ def test_a_client_that_is_cut_off_from_every_node_launches_nothing_and_goes_on_w
     assert sorted(got) == list(range(30))
     assert (lost, launched, told.count("InstanceLaunched")) == (2, 2, 2)
     assert networks[2].accepted == 0
+
+
+def test_a_broadcast_to_a_node_that_is_not_replaced_fails_and_the_pool_goes_on(
+    sshd_pair: tuple[SSHServer, SSHServer], config: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 2.5)
+    monkeypatch.setattr("skyward.remote.link.LINGER_S", 1.0)
+    monkeypatch.setattr(fleet, "RETURN_S", 0.5)
+
+    with sky.ComputePool(sky.SSH(**config), display="quiet") as pool:  # type: ignore[arg-type]
+        timer = threading.Timer(0.5, sshd_pair[1].kill)
+        timer.start()
+        with pytest.raises(sky.TaskLost, match="node 1"):
+            _ = sky.compute(time.sleep)(4) @ pool
+
+        assert double(2) @ pool == (4,)
+        assert pool.map(double, range(5)) == [0, 2, 4, 6, 8]

@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from skyward.errors import AuthenticationError, RemoteError, TaskTimeout, remote_traceback
+from skyward.errors import AuthenticationError, RemoteError, TaskLost, TaskTimeout, remote_traceback
 from skyward.model.event import NodeLost, NodeSuspected
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.link import Link
@@ -383,6 +384,36 @@ def test_an_end_and_a_cancellation_at_the_same_moment_count_once(local: Any) -> 
     time.sleep(0.2)
 
     assert local.call(abs, -1).result() == 1
+
+
+def test_what_is_pinned_to_a_node_that_is_gone_for_good_is_lost_and_the_rest_keeps_its_place(
+    make_harness: Callable[..., Any], make_sshd: Callable[..., SSHServer]
+) -> None:
+    harness, servers = make_harness(), [make_sshd(), make_sshd(), make_sshd()]
+    for server in servers:
+        harness.add(server.endpoint)
+    hostnames = [
+        harness.start([Task(socket.gethostname)], worker=rank)[0].wait()[0].result() for rank in range(3)
+    ]
+    sinks = [harness.start([Task(_slow_hostname)] * 3, worker=rank)[0] for rank in range(3)]
+
+    servers[1].kill()
+    harness.links[1].give_up("it is gone")
+    time.sleep(0.5)
+    assert not sinks[1].all[2], "another one might take its place"
+    harness.engine.abandon(1)
+
+    outcomes = [sink.wait(30) for sink in sinks]
+    assert [outcome.result() for outcome in outcomes[0]] == [hostnames[0]] * 3
+    assert [outcome.result() for outcome in outcomes[2]] == [hostnames[2]] * 3
+    assert all(isinstance(outcome.error, TaskLost) for outcome in outcomes[1])
+    assert harness.engine.workers == 2
+    assert harness.start([Task(socket.gethostname)], worker=1)[0].wait()[0].result() == hostnames[2]
+
+
+def _slow_hostname() -> str:
+    time.sleep(1.0)
+    return socket.gethostname()
 
 
 # -- what only tasks can think of ----------------------------------------------------------------------------------
