@@ -98,9 +98,17 @@ class SimulatedEC2(SimulatedCloud):
     kinds = KINDS
 
     def __init__(
-        self, *, seed: int = 0, boot_s: float = 0.0, region: str = "us-east-1", isolated: bool | None = None
+        self,
+        *,
+        seed: int = 0,
+        boot_s: float = 0.0,
+        region: str = "us-east-1",
+        isolated: bool | None = None,
+        firewall: bool = False,
     ) -> None:
         super().__init__(seed=seed, boot_s=boot_s, isolated=isolated)
+        self.firewall = firewall
+        """Whether groups decide who reaches an instance: only those that allow 127.0.0.1 let anybody in."""
         self.region = region
         self.endpoint = ""
         """The URL of every service."""
@@ -318,6 +326,7 @@ class SimulatedEC2(SimulatedCloud):
         )
 
     def _make(self, known: _Rented) -> Machine:
+        self._guard(known)
         instance, addresses = known.moto, known.addresses
         directory = self.directory / f"{instance.id}-{secrets.token_hex(2)}"
         directory.mkdir()
@@ -359,6 +368,19 @@ class SimulatedEC2(SimulatedCloud):
         if machine is not None:
             volume = ec2_moto.backend(region).volumes[volume_id]
             self._disks.attach(machine, volume_id, int(volume.size), device)
+
+    def rules_changed(self) -> None:
+        for known in list(self._rented.values()):
+            self._guard(known)
+
+    def _guard(self, known: _Rented) -> None:
+        """Closes the public address to those whom no group lets in, silently, as EC2 does."""
+        if not self.firewall or known.moto._state.name == "terminated":
+            return
+        if ec2_moto.lets_in(known.moto, "127.0.0.1", self.ssh_port):
+            self._network.join(known.addresses.public, "firewall")
+        else:
+            self._network.cut(known.addresses.public, "in", "firewall")
 
     def detached(self, volume_id: str) -> None:
         self._disks.detach(volume_id)

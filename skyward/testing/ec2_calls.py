@@ -74,6 +74,8 @@ class Cloud(Protocol):
 
     def detached(self, volume_id: str) -> None: ...
 
+    def rules_changed(self) -> None: ...
+
 
 @dataclass
 class _Token:
@@ -467,6 +469,22 @@ class Calls:
         reply = self.forward(call)
         if reply.status == 200:
             self._cloud.detached(call.parameters["VolumeId"])
+        return reply
+
+    # -- groups -----------------------------------------------------------------------------------------------
+
+    def _ec2_AuthorizeSecurityGroupIngress(self, call: Call) -> Reply:
+        return self._with_new_rules(call)
+
+    def _ec2_RevokeSecurityGroupIngress(self, call: Call) -> Reply:
+        return self._with_new_rules(call)
+
+    def _ec2_ModifyInstanceAttribute(self, call: Call) -> Reply:
+        return self._with_new_rules(call)
+
+    def _with_new_rules(self, call: Call) -> Reply:
+        reply = self.forward(call)
+        self._cloud.rules_changed()
         return reply
 
     # -- what depends on what ---------------------------------------------------------------------------------

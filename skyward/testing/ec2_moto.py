@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -156,6 +157,18 @@ def set_addresses(instance: Any, *, public: str, private: str) -> None:
 
 def groups_of(instance: Any) -> list[Any]:
     return [group for nic in instance.nics.values() for group in nic.group_set]
+
+
+def lets_in(instance: Any, address: str, port: int) -> bool:
+    """Whether some group of the instance allows TCP from an IPv4 address to a port."""
+    return any(_allows(rule, address, port) for group in groups_of(instance) for rule in group.ingress_rules)
+
+
+def _allows(rule: Any, address: str, port: int) -> bool:
+    if rule.ip_protocol not in ("-1", "tcp") or not rule.cidr_ipv4:
+        return False
+    is_port = rule.ip_protocol == "-1" or rule.from_port <= port <= rule.to_port
+    return is_port and ip_address(address) in ip_network(rule.cidr_ipv4, strict=False)
 
 
 def disks_of(instance: Any) -> list[tuple[Any, str]]:

@@ -103,15 +103,22 @@ class Machine:
         self._booted.wait(timeout_s)
 
     def end(self) -> None:
-        """Every process of it ends at once, and its disk is gone. Idempotent."""
+        """Every process of it ends at once, and its disk is gone; connections are closed. Idempotent."""
         with self._lock:
             self._is_ending = True
             process = self._process
         self._booted.set()
         if process is not None:
-            self._network.join(self.address)
-            self._network.join(self.spec.private_address)
+            for address in (self.address, self.spec.private_address):
+                self._network.join(address)
             self._body.end(process)
+
+    def vanish(self) -> None:
+        """The host below it failed: it is gone, nobody is told, and what is sent to it is lost. Its cloud learns
+        nothing of it."""
+        for address in (self.address, self.spec.private_address):
+            self._network.cut(address, "both", "gone")
+        self.end()
 
     @property
     def address(self) -> str:

@@ -297,6 +297,8 @@ class SimulatedCloud:
 
     def _forget_addresses(self, id: str, addresses: Addresses) -> None:
         """They are free for others."""
+        for address in (addresses.public, addresses.private):
+            self._network.join(address, None)
         self._metadata.forget(id)
         if isinstance(self._network, Relays):
             for address in (addresses.public, addresses.private):

@@ -20,12 +20,43 @@ Direction = Literal["both", "in", "out"]
 """Which packets vanish: those to the machine, those from it, or both."""
 
 
-class Network(Protocol):
-    def cut(self, address: str, direction: Direction = "both") -> None: ...
+Reason = Literal["partition", "firewall", "gone"]
+"""Why; what was cut for several reasons is whole when all of them are gone."""
+_WAYS: dict[Direction, frozenset[str]] = {
+    "in": frozenset({"to"}),
+    "out": frozenset({"from"}),
+    "both": frozenset({"to", "from"}),
+}
 
-    def join(self, address: str) -> None: ...
+
+class Network(Protocol):
+    def cut(self, address: str, direction: Direction = "both", reason: Reason = "partition") -> None: ...
+
+    def join(self, address: str, reason: Reason | None = "partition") -> None: ...
 
     def close(self) -> None: ...
+
+
+class Cuts:
+    """What is cut, and why. Remembers only."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[Reason, frozenset[str]]] = {}
+
+    def ways(self, address: str) -> frozenset[str]:
+        """ "to", "from", both, or neither."""
+        return frozenset().union(*self._known.get(address, {}).values())
+
+    def add(self, address: str, direction: Direction, reason: Reason) -> None:
+        reasons = self._known.setdefault(address, {})
+        reasons[reason] = reasons.get(reason, frozenset()) | _WAYS[direction]
+
+    def remove(self, address: str, reason: Reason | None) -> None:
+        """None is every reason."""
+        if reason is None:
+            self._known.pop(address, None)
+        else:
+            self._known.get(address, {}).pop(reason, None)
 
 
 class PacketFilter:
@@ -37,7 +68,7 @@ class PacketFilter:
         self._socket.settimeout(5.0)
         self._lock = threading.Lock()
         self._sequence = 0
-        self._cut: dict[str, set[bytes]] = {}
+        self._cuts = Cuts()
         self._name = f"skyward-{os.getpid()}-{id(self):x}"
         try:
             self._make()
@@ -45,19 +76,21 @@ class PacketFilter:
             self._socket.close()
             raise
 
-    def cut(self, address: str, direction: Direction = "both") -> None:
+    def cut(self, address: str, direction: Direction = "both", reason: Reason = "partition") -> None:
         """Nothing reaches the address, or nothing comes from it. What is cut stays cut."""
-        sets = {"in": [b"to"], "out": [b"from"], "both": [b"to", b"from"]}[direction]
         with self._lock:
-            known = self._cut.setdefault(address, set())
-            new = [name for name in sets if name not in known]
-            self._send([self._elements(_NEW_ELEMENTS, name, address) for name in new])
-            known.update(new)
+            before = self._cuts.ways(address)
+            self._cuts.add(address, direction, reason)
+            new = self._cuts.ways(address) - before
+            self._send([self._elements(_NEW_ELEMENTS, way, address) for way in sorted(new)])
 
-    def join(self, address: str) -> None:
+    def join(self, address: str, reason: Reason | None = "partition") -> None:
+        """It is no longer cut for this reason; None is every one."""
         with self._lock:
-            names = self._cut.pop(address, set())
-            self._send([self._elements(_DELETE_ELEMENTS, name, address) for name in sorted(names)])
+            before = self._cuts.ways(address)
+            self._cuts.remove(address, reason)
+            old = before - self._cuts.ways(address)
+            self._send([self._elements(_DELETE_ELEMENTS, way, address) for way in sorted(old)])
 
     def close(self) -> None:
         """The table goes with the socket that owns it."""
@@ -84,9 +117,9 @@ class PacketFilter:
             messages.append((_NEW_RULE, rule + _nested(4, _drop_if_in(name, number, offset))))
         self._send(messages)
 
-    def _elements(self, kind: int, name: bytes, address: str) -> tuple[int, bytes]:
+    def _elements(self, kind: int, name: str, address: str) -> tuple[int, bytes]:
         key = _nested(1, _attribute(1, socket.inet_aton(address)))
-        where = _attribute(1, _text(self._name)) + _attribute(2, name + b"\0")
+        where = _attribute(1, _text(self._name)) + _attribute(2, _text(name))
         return kind, where + _nested(3, _nested(1, key))
 
     def _send(self, messages: list[tuple[int, bytes]]) -> None:
@@ -133,6 +166,8 @@ class Relays:
 
     def __init__(self) -> None:
         self._relays: dict[str, ChaosProxy] = {}
+        self._cuts = Cuts()
+        self._lock = threading.Lock()
 
     def place(self, address: str, port: int, target: str) -> None:
         """Who connects to the address reaches `target`, at the same port."""
@@ -146,16 +181,21 @@ class Relays:
         if relay is not None:
             relay.__exit__()
 
-    def cut(self, address: str, direction: Direction = "both") -> None:
-        if address not in self._relays:
-            return
-        relay = self._relays[address]
-        relay.up.is_flowing = relay.up.is_flowing and direction == "out"
-        relay.down.is_flowing = relay.down.is_flowing and direction == "in"
+    def cut(self, address: str, direction: Direction = "both", reason: Reason = "partition") -> None:
+        with self._lock:
+            self._cuts.add(address, direction, reason)
+            self._set_flow(address)
 
-    def join(self, address: str) -> None:
-        if address in self._relays:
-            self._relays[address].heal()
+    def join(self, address: str, reason: Reason | None = "partition") -> None:
+        with self._lock:
+            self._cuts.remove(address, reason)
+            self._set_flow(address)
+
+    def _set_flow(self, address: str) -> None:
+        relay = self._relays.get(address)
+        if relay is not None:
+            ways = self._cuts.ways(address)
+            relay.up.is_flowing, relay.down.is_flowing = "to" not in ways, "from" not in ways
 
     def close(self) -> None:
         for address in list(self._relays):

@@ -464,6 +464,46 @@ def test_another_host_key_may_answer_later(desk: Desk, cloud: SimulatedEC2) -> N
     assert f"{after.get_name()} {after.get_base64()}" == cloud.machine(id).host_key
 
 
+def test_a_machine_may_vanish_without_a_word(desk: Desk, cloud: SimulatedEC2) -> None:
+    id, client = desk.one()
+    cloud.machine(id).vanish()
+    time.sleep(0.5)
+
+    assert not cloud.machine(id).is_alive
+    assert client.get_transport().is_active()  # type: ignore[union-attr] # nobody told it
+    assert desk.state(id) == "running"
+    with pytest.raises((TimeoutError, socket.timeout, paramiko.SSHException)):
+        desk.connect(id, timeout_s=1.5)
+    desk.ec2.terminate_instances(InstanceIds=[id])
+    desk.await_state("terminated", id)
+    assert cloud.running() == []
+
+
+def test_groups_decide_who_gets_in(make_cloud: Callable[..., SimulatedEC2], identity: Path) -> None:
+    cloud = make_cloud(firewall=True)
+    desk = Desk(cloud, identity)
+    group = desk.ec2.create_security_group(GroupName="mine", Description="mine")["GroupId"]
+    rule = {"GroupId": group, "IpProtocol": "tcp", "FromPort": cloud.ssh_port, "ToPort": cloud.ssh_port}
+    (id,) = desk.launch(SecurityGroupIds=[group])
+    desk.await_state("running", id)
+    silent = pytest.raises((TimeoutError, socket.timeout, paramiko.SSHException))
+
+    with silent:
+        desk.connect(id, timeout_s=1.0)
+    desk.ec2.authorize_security_group_ingress(**rule, CidrIp="203.0.113.7/32")
+    with silent:
+        desk.connect(id, timeout_s=1.0)
+    desk.ec2.authorize_security_group_ingress(**rule, CidrIp="127.0.0.1/32")
+    desk.connect(id)
+    cloud.machine(id).partition()
+    cloud.machine(id).heal()
+    desk.connect(id)
+    desk.ec2.revoke_security_group_ingress(**rule, CidrIp="127.0.0.1/32")
+    cloud.heal()
+    with silent:
+        desk.connect(id, timeout_s=1.0)
+
+
 @needs_namespaces
 def test_terminating_a_partitioned_machine_ends_it_and_frees_its_address(
     desk: Desk, cloud: SimulatedEC2
