@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cloud import client, order, without_machines
 from aws_policy_judge import actions_of, not_allowed
-from conftest import client, order, without_machines
 
 from skyward import Finding
 from skyward.testing.ec2 import SimulatedEC2

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import CPU, QUICK, SPOT, await_running, await_that, client, order, without_machines
+from aws_cloud import CPU, QUICK, SPOT, await_running, await_that, client, order, without_machines
 
 from skyward import (
     AmbiguousLaunchError,

@@ -11,7 +11,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from conftest import CPU, SPOT, await_running, await_that, client, order, without_machines
+from aws_cloud import CPU, SPOT, await_running, await_that, client, order, without_machines
 
 from skyward import Endpoint, Instance, InstanceState, Offer, S3Volume, Volume
 from skyward.testing.ec2 import SimulatedEC2

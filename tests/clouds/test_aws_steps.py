@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CPU, SPOT, await_running, await_that, client, order, without_machines
+from aws_cloud import CPU, SPOT, await_running, await_that, client, order, without_machines
 
 from skyward import Endpoint, Image, Instance, ProviderError, Step
 from skyward.remote.connection import connect
