@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"part-\d{8}T\d{6}Z-([0-9a-f]{16})\.parquet")
 
-SERIES = ("observed_at", *KEY_COLUMNS, "accelerator", "usd_per_hour", "usd_per_gpu_hour", "change", "source")
+SERIES = (
+    "observed_at",
+    *KEY_COLUMNS,
+    "accelerator",
+    "usd_per_hour",
+    "usd_per_gpu_hour",
+    "change",
+    "source",
+    "quality",
+)
 """Columns of a price series. `change` is new, price or gone; `held` is the price that held when the series starts."""
 
 _KEYS = ", ".join(KEY_COLUMNS)
@@ -111,14 +120,18 @@ def provide_as_of(catalog: Catalog, query: OfferQuery) -> None:
         QueryError: there was no price yet.
     """
     provide_history(catalog)
-    base = " UNION ALL ".join(f"SELECT {_COLUMNS} FROM {parquet(layer.path)}" for layer in catalog.base)
-    catalog.ask(f"CREATE OR REPLACE TEMP VIEW bundled AS {base or empty_sql(OFFERS)}")
+    _provide_bundled(catalog)
     catalog.ask(_AS_OF)
     first = _first_price(catalog, query.providers)
     moment = query.as_of or datetime.now(UTC)
     if first is None or naive_utc(moment) < naive_utc(first):
         since = f"the first is of {first:%Y-%m-%d}" if first else "there is none at all"
         raise QueryError(f"no price is known of {moment:%Y-%m-%d}: {since}", first=first)
+
+
+def _provide_bundled(catalog: Catalog) -> None:
+    base = " UNION ALL ".join(f"SELECT {_COLUMNS} FROM {parquet(layer.path)}" for layer in catalog.base)
+    catalog.ask(f"CREATE OR REPLACE TEMP VIEW bundled AS {base or empty_sql(OFFERS)}")
 
 
 _AS_OF = f"""\
@@ -281,8 +294,12 @@ def _given_file(catalog: Catalog, path: Path) -> Path:
 
 
 def remember(catalog: Catalog, layer: Layer, observed_at: datetime) -> int:
-    """Appends what a refresh changed since the last one; how many offers that is. Writes nothing when it is none."""
+    """Appends what a refresh changed since the last one; how many offers that is. Writes nothing when it is none.
+
+    The first one ends the prices of the snapshot that it does not list.
+    """
     provide_history(catalog)
+    _provide_bundled(catalog)
     moment = naive_utc(observed_at)
     table = _changes(catalog, layer, moment)
     directory = files.history_directory(catalog.places) / f"provider={layer.provider}"
@@ -316,6 +333,11 @@ SELECT l.* REPLACE (NULL AS usd_per_hour, NULL AS usd_per_gpu_hour, NULL AS pric
                     $moment AS observed_at, 'gone' AS change)
 FROM last l ANTI JOIN now n ON {_SAME}
 WHERE l.change <> 'gone'
+UNION ALL
+SELECT l.* REPLACE (NULL AS usd_per_hour, NULL AS usd_per_gpu_hour, NULL AS price_floor, 'none' AS availability,
+                    $moment AS observed_at), 'gone' AS change
+FROM bundled l ANTI JOIN now n ON {_SAME}
+WHERE l.provider = $provider AND l.usd_per_hour IS NOT NULL AND NOT EXISTS (FROM last WHERE change <> 'past')
 ORDER BY ALL"""
 
 

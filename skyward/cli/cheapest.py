@@ -68,4 +68,4 @@ def cheapest(shell: Shell, /, format: str, per: str, limit: int, ok_empty: bool,
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
         if matched is not None:
-            footer(shell, catalog, matched, counted(len(result), matched.total))
+            footer(shell, catalog, matched, counted(len(result), matched.total), result)

@@ -89,7 +89,7 @@ def cost(
             show(Answer(schema="skyward.cost/1", result=result, columns=shown, around=document), format)
         if not result.rows and not ok_empty:
             raise nothing(catalog, wants, query)
-        footer(shell, catalog, matched, f"the cheapest of each kind of {matched.total:,} offers")
+        footer(shell, catalog, matched, f"the cheapest of each kind of {matched.total:,} offers", result)
 
 
 def best_of_each(result: Any, limit: int) -> Any:

@@ -134,12 +134,13 @@ def _write(shell: Shell, file: Path, text: str) -> None:
 
 def _footer(shell: Shell, found: Result, shown: int) -> None:
     from skyward.cli import console
-    from skyward.cli.prices import EXCLUDED, counted
+    from skyward.cli.prices import EXCLUDED, counted, legend
 
     if console.is_terminal(sys.stdout):
         offers = len({_key(row) for row in found.dicts()})
+        of = f"{offers:,} offer{'' if offers == 1 else 's'}"
         shell.say(
-            f"{counted(shown, len(found), 'prices')} of {offers:,} offers · {EXCLUDED} · a picture: --svg FILE, --html FILE"
+            f"{counted(shown, len(found), 'prices')} of {of} · {EXCLUDED}{legend(found)} · a picture: --svg FILE, --html FILE"
         )
 
 
@@ -147,6 +148,8 @@ def _footer(shell: Shell, found: Result, shown: int) -> None:
 
 
 def columns() -> list[Column]:
+    from skyward.cli.prices import marked
+
     return [
         Column(title="SEEN", text=lambda row: f"{row['observed_at']:%Y-%m-%d %H:%M}", weight=9),
         Column(title="PROVIDER", text=lambda row: row["provider"], weight=9),
@@ -154,7 +157,7 @@ def columns() -> list[Column]:
         Column(title="REGION", text=lambda row: row["zone"] or row["region"] or "-", weight=6),
         Column(title="GPU", text=devices, weight=5),
         Column(title="SOLD AS", text=lambda row: row["pricing"], weight=6),
-        Column(title="PRICE/H", text=lambda row: format_usd(row["usd_per_hour"]), right=True, weight=9),
+        Column(title="PRICE/H", text=marked, right=True, weight=9),
         Column(title="$/GPU-H", text=lambda row: format_usd(row["usd_per_gpu_hour"]), right=True, weight=4),
         Column(title="CHANGE", text=_change, right=True, weight=8),
     ]

@@ -64,6 +64,7 @@ def offers(
             catalog,
             matched,
             f"{len(result):,} groups of {matched.total:,} offers" if query.group_by else shown,
+            result,
         )
 
 

@@ -286,7 +286,7 @@ class PlanReport:
                 weight=8 if has_many else -1,
             ),
             Column(title="SEEN", text=lambda row: age(row["offer"].observed_at, now), right=True, weight=4),
-            Column(title="STATUS", text=self.status, weight=9, least=16),
+            Column(title="STATUS", text=self.status, weight=9, least=30),
         ]
         return [column for column in columns if column.weight >= 0]
 

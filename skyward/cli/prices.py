@@ -112,15 +112,16 @@ def provenance(item: Provenance) -> dict[str, Any]:
     }
 
 
-def footer(shell: Shell, catalog: Catalog, matched: Matched, shown: str) -> None:
-    """How much is shown, how old it is, what is not in the prices, and what to refresh. Only on a terminal."""
+def footer(shell: Shell, catalog: Catalog, matched: Matched, shown: str, result: Result) -> None:
+    """How much is shown, how old it is, what is not in the prices, what the marks in them mean, and what to refresh.
+    Only on a terminal."""
     import sys
 
     if not console.is_terminal(sys.stdout):
         return
     now = datetime.now(UTC)
     layers = ", ".join(f"{layer} {_in_words(moment, now)} old" for layer, moment in _layers(matched))
-    shell.say(f"{shown} · catalog {version(catalog)} ({layers}) · {EXCLUDED}")
+    shell.say(f"{shown} · catalog {version(catalog)} ({layers}) · {EXCLUDED}{legend(result)}")
     stale = [item for item in matched.providers if item.is_stale(now)]
     if stale:
         ages = ", ".join(f"{item.provider} {_in_words(item.oldest, now)}" for item in stale)
@@ -156,6 +157,18 @@ MARKS = {"indicative": "~", "estimated": "≈"}
 """Quality of a price -> how it is marked; what is exact is not."""
 
 
+def marked(row: Mapping[str, Any]) -> str:
+    """The price; "~" marks what is indicative, a figure to think with and no offer, "≈" what is estimated."""
+    mark = MARKS.get(row.get("quality") or "", "") if row["usd_per_hour"] is not None else ""
+    return f"{mark}{format_usd(row['usd_per_hour'])}"
+
+
+def legend(result: Result) -> str:
+    """What the marks of these rows mean."""
+    found = set(result.column("quality")) if "quality" in result.columns else set()
+    return "".join(f" · {mark} {quality}" for quality, mark in MARKS.items() if quality in found)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """How offers are shown: which columns, and whose prices are stale."""
@@ -181,18 +194,13 @@ class View:
             Column(title="VCPU", text=lambda row: _plain(row["vcpus"]), right=True, weight=3),
             Column(title="RAM", text=lambda row: _memory(row["memory_gib"]), right=True, weight=3),
             Column(title="SOLD AS", text=lambda row: row["pricing"], weight=8),
-            Column(title="PRICE/H", text=self.price, right=True, weight=9),
+            Column(title="PRICE/H", text=marked, right=True, weight=9),
             Column(
                 title="$/GPU-H", text=lambda row: format_usd(row["usd_per_gpu_hour"]), right=True, weight=5
             ),
             *more,
             Column(title="SEEN", text=self.seen, right=True, weight=6),
         ]
-
-    def price(self, row: Mapping[str, Any]) -> str:
-        """ "~" marks what is indicative, a figure to think with and no offer, "≈" what is estimated."""
-        mark = MARKS.get(row.get("quality") or "", "") if row["usd_per_hour"] is not None else ""
-        return f"{mark}{format_usd(row['usd_per_hour'])}"
 
     def seen(self, row: Mapping[str, Any]) -> str:
         """Age; "!" marks what is older than such prices are expected to hold."""

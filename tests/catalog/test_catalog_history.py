@@ -92,6 +92,22 @@ def test_only_changes_are_stored(catalog: Catalog) -> None:
     ]
 
 
+def test_the_first_refresh_ends_the_prices_of_the_snapshot_that_it_does_not_list(
+    make_catalog: MakeCatalog,
+) -> None:
+    opened = make_catalog(offer(instance_type="m1"), offer(instance_type="median", quality="indicative"))
+    refreshed(opened, day(5), at(day(5), instance_type="m1"))
+    refreshed(opened, day(6), at(day(6), instance_type="m1"))
+
+    with Catalog(opened.places, opened.bundled) as catalog:
+        series = catalog.history(OfferQuery(machine=None)).dicts()
+
+    assert [(row["observed_at"], row["change"]) for row in series if row["instance_type"] == "median"] == [
+        (DAY, "new"),
+        (day(5), "gone"),
+    ]
+
+
 def test_what_was_offered_without_a_price_is_remembered_and_is_no_price(catalog: Catalog) -> None:
     then = OfferQuery(as_of=day(7), machine=None)
 
