@@ -135,14 +135,19 @@ class SSHProvider(Provider):
         wanted = request.offer.details.get("host", 0)
         free = sorted((index for index in self._hosts if index not in held), key=lambda index: index < wanted)
         if len(free) < count:
-            total, taken = len(self._hosts), len(held)
+            total, left = len(self._hosts), len(free)
+            asked = f"{_count(request.count, 'node')} {'was' if request.count == 1 else 'were'} asked for"
+            there = f"there {'is' if total == 1 else 'are'} {_count(total, 'host')}"
+            if left == 0:
+                there = "every host is in use"
+            elif held:
+                there += f", {len(held)} of them in use"
             raise CapacityError(
-                f"ssh: {request.count} nodes were asked for, and there {'is' if total == 1 else 'are'} "
-                f"{_count(total, 'host')}{f', {taken} of them in use' if taken else ''}: add hosts, or ask for "
-                f"{_count(total - taken, 'node')}",
+                f"ssh: {asked}, and {there}: add hosts"
+                + (f", or ask for {_count(left, 'node')}" if left else ""),
                 asked=request.count,
                 hosts=total,
-                free=total - taken,
+                free=left,
             )
         return free[:count]
 

@@ -108,7 +108,8 @@ def _handshake_error(
     elif isinstance(error, paramiko.ssh_exception.IncompatiblePeer) or "ncompatible" in str(error):
         what = f"offers only algorithms that are obsolete or unknown here ({said!r}): {error}"
     else:
-        what = f"broke off in the key exchange: {transport.farewell or getattr(error, 'strerror', None) or error or 'it hung up'}"
+        reason = transport.farewell or getattr(error, "strerror", None) or str(error) or "it hung up"
+        what = f"broke off in the key exchange: {reason}"
     return unreachable(route, phase, what, error)
 
 

@@ -140,6 +140,22 @@ def test_a_greeting_and_then_silence_is_given_up_in_time() -> None:
     assert "'SSH-2.0-Silent_1.0'" in str(error)
 
 
+def test_a_greeting_and_then_the_end_says_how_far_it_came() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet_and_leave() -> None:
+            with server.accept()[0] as client:
+                client.sendall(b"SSH-2.0-Brief_1.0\r\n")
+                client.recv(1 << 16)
+
+        threading.Thread(target=greet_and_leave, daemon=True).start()
+        endpoint = Endpoint(
+            host="127.0.0.1", port=server.getsockname()[1], user="u", host_keys=("ssh-ed25519 AAAA",)
+        )
+        with pytest.raises(HostUnreachable, match=r"broke off in the key exchange: \w"):
+            connect(endpoint, deadline_s=2)
+
+
 def test_a_packet_of_four_gigabytes_is_not_waited_for() -> None:
     with listener(b"SSH-2.0-Liar_1.0\r\n" + b"\xff\xff\xff\xfc" * 64) as endpoint:
         error = unreachable(endpoint, within_s=2)

@@ -158,6 +158,12 @@ def test_a_host_in_use_is_not_handed_out_twice_and_free_again_afterwards() -> No
 
     with pytest.raises(CapacityError, match="1 of them in use"):
         launch(hosts, 2, token="two")
+    launch(hosts, 1, token="three")
+    with pytest.raises(
+        CapacityError, match="^ssh: 1 node was asked for, and every host is in use: add hosts$"
+    ):
+        launch(hosts, 1, token="four")
+    hosts.terminate(one.id for one in hosts.instances("p")[1:])
     hosts.terminate([first.id, first.id, "unknown"])
     hosts.terminate([])
 
