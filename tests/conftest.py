@@ -19,6 +19,9 @@ from skyward.testing.sshd import SSHServer, make_key, require_sshd
 MakeSSHD = Callable[..., SSHServer]
 MakeChaos = Callable[[SSHServer], ChaosProxy]
 
+# sshd, losetup and mkfs lie where the PATH of an ordinary login does not lead.
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
 _RUN = "RUN_BY_SKYWARD_TESTS"
 _PATIENCE_S = 10.0
 

@@ -160,7 +160,7 @@ def test_a_host_in_use_is_not_handed_out_twice_and_free_again_afterwards() -> No
         launch(hosts, 2, token="two")
     launch(hosts, 1, token="three")
     with pytest.raises(
-        CapacityError, match="^ssh: 1 node was asked for, and every host is in use: add hosts$"
+        CapacityError, match=r"^ssh: 1 node was asked for, and every host is in use: add hosts$"
     ):
         launch(hosts, 1, token="four")
     hosts.terminate(one.id for one in hosts.instances("p")[1:])
