@@ -361,3 +361,85 @@ def test_a_command_line_may_name_an_accelerator_that_only_a_plugin_knows(ask: In
 
     assert answered.code == 5
     assert "no offer has a Zeta-1" in answered.err
+
+
+# -- what a run did cost ---------------------------------------------------------------------------------------------
+
+
+def a_run(home: Path, name: str) -> None:
+    """A run of a minute on one machine of $6 an hour, a quarter of which was useful."""
+    from skyward import Instance, Offer, TaskReport, events
+    from skyward.session.store import Store
+
+    sold = Offer(
+        provider="acme", region="north", instance_type="m1", usd_per_hour=6.0, vcpus=4.0, memory_gib=16.0
+    )
+    machine = Instance(id="i-1", provider="acme", offer=sold)
+    report = TaskReport(
+        task="main", index=0, attempt=1, verdict="succeeded", node=0, worker=0, duration_s=15.0
+    )
+    store = Store.create(home / "skyward" / "state", name)
+    store.write("run.json", {"run": name, "target": "t:main", "started_at": "2026-11-20T10:00:00Z"})
+    for event in (
+        events.InstanceLaunched(at=1000.0, instance=machine, node=0),
+        events.NodeReady(at=1020.0, node=0, instance=machine, slots=1, duration_s=20.0),
+        events.TaskFinished(at=1050.0, report=report),
+        events.InstanceTerminated(at=1060.0, instance=machine, node=0),
+    ):
+        store.event(event)
+    store.write("report.json", {"run": name})
+    store.close()
+
+
+def test_what_a_run_did_cost_is_told_machine_by_machine_and_for_what(ask: Invoke, empty_home: Path) -> None:
+    a_run(empty_home, "r-00000001")
+
+    told, document = ask("cost", "last"), json.loads(ask("cost", "r-00000001", "--json").out)
+
+    assert told.code == 0
+    assert told.out.splitlines()[1].split() == [
+        "n0",
+        "acme",
+        "m1",
+        "north",
+        "on-demand",
+        "$6.00",
+        "1m",
+        "25",
+        "%",
+        "$0.10",
+    ]
+    assert "r-00000001 t:main: $0.10 (" in told.err
+    assert document["schema"] == "skyward.run-cost/1"
+    assert document["usd"] == pytest.approx(0.1)
+    assert sum(document["parts_usd"].values()) == pytest.approx(document["usd"], abs=1e-5)
+    assert document["items"][0]["useful_s"] == 15.0
+
+
+def test_a_run_nobody_kept_is_one_error(ask: Invoke, empty_home: Path) -> None:
+    assert "holds no run" in ask("cost", "last").err
+    a_run(empty_home, "r-00000001")
+    answered = ask("cost", "r-zzzzzzzz")
+    assert (answered.code, answered.out) == (2, "")
+    assert "no run 'r-zzzzzzzz' is kept here" in answered.err
+    assert "the newest: r-00000001" in answered.err
+
+
+# -- how sure ------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_that_are_not_beyond_doubt_say_so(ask: Invoke) -> None:
+    sure, unsure = ask("accelerators", "H100-SXM").out, ask("accelerators", "GB300").out
+    (item,) = json.loads(ask("accelerators", "GB300", "--json").out)["items"]
+
+    assert "medium confidence" in unsure
+    assert "confidence" not in sure
+    assert "facts    " in sure
+    assert (item["confidence"], item["observed_on"]) == ("medium", "2026-11")
+    assert "NVIDIA" in item["source"]
+
+
+def test_an_estimated_price_is_marked(ask: Invoke) -> None:
+    table = ask("offers", "--machine", "s-1vcpu-1gb", "--limit", "1").out
+
+    assert "≈$0.0089" in table
