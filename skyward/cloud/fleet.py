@@ -68,6 +68,8 @@ LOOK_UP_S = 0.3
 """How long the starter waits before it looks up: a signal just before a wait does not end it."""
 CLOSE_S = 10.0
 """How long farewells may take, over all nodes, seconds."""
+LONGEST_S = 3600.0
+"""Longer than every deadline on the way to the end of all machines, seconds."""
 SEND_BACK_S = 1800.0
 """How long writable buckets may take to be sent back, seconds."""
 HURRY_S = 0.3
@@ -127,6 +129,7 @@ class Node:
         self.is_leaving = False
         """Its end was announced."""
         self.replacing = threading.Lock()
+        self.letting_in = threading.Lock()
         self.error: BaseException | None = None
         self.launched_at = time.monotonic()
         self.ended_at: float | None = None
@@ -152,6 +155,8 @@ class Fleet:
         self._is_started = False
         self._is_stopping = False
         self._is_settled = False
+        self._is_hurried = False
+        """Somebody waits for the prompt."""
         self._is_polling = False
         self._poll_s = FIRST_POLL_S
         self._poll_problem: ProviderError | None = None
@@ -472,12 +477,27 @@ class Fleet:
             lease_s=self.order.lease_s,
             notice_file=NOTICE_FILE if has_switch else None,
             on_notice=lambda _, notice: self._on_notice(node, notice),
+            on_unreachable=lambda: self._let_in(node),
         )
         with self._changed:
             if self._is_stopping:
                 raise TaskCancelled("the pool was stopped while it was starting")
             node.link = link
         return link
+
+    def _let_in(self, node: Node) -> None:
+        """A client whose address has changed is let in anew: providers see to that when they are asked for the way."""
+
+        def ask() -> None:
+            try:
+                node.provider.connect(node.instance)
+            except SkywardError:
+                pass  # the link goes on trying, and tells what is in the way
+            finally:
+                node.letting_in.release()
+
+        if node.is_billed and not self._is_stopping and node.letting_in.acquire(blocking=False):
+            threading.Thread(target=ask, name=f"skyward-let-in-n{node.index}", daemon=True).start()
 
     def _ready(self, node: Node, slots: int, began: float) -> None:
         with self._changed:
@@ -602,6 +622,12 @@ class Fleet:
             self._is_stopping = True
             self._changed.notify_all()
 
+    def hurry(self) -> bool:
+        """Whoever is in `stop` leaves the rest to the reaper; False where there is none, and nothing changes. For
+        signal handlers: it takes no lock."""
+        self._is_hurried = self._reaper is not None and self._reaper.is_alive
+        return self._is_hurried
+
     def stop(self, *, hurry: bool = False) -> None:
         """Ends everything: links, then machines, and returns when the cloud has shown that they are gone. Idempotent
         and bounded; a second call finishes what an interrupted first one left.
@@ -614,14 +640,14 @@ class Fleet:
         self.abandon()
         with self._ending:
             everyone = [*self.nodes, *self._others]
-            hurry = hurry and self._reaper is not None and self._reaper.is_alive
-            if not hurry:
-                self._send_back()
+            if hurry:
+                self.hurry()
+            self._send_back()
             closing = [self.order.engine.stop, *(node.link.close for node in everyone if node.link)]
-            in_parallel(closing, HURRY_S if hurry else CLOSE_S)
-            if self._is_settled or (hurry and self._leave_to_reaper(everyone)):
+            self._together(closing, HURRY_S if self._is_hurried else CLOSE_S)
+            if self._is_settled or (self._is_hurried and self._leave_to_reaper(everyone)):
                 return
-            self._settle()
+            self._settle(everyone)
 
     def _send_back(self) -> None:
         """What tasks have written to buckets that could only be copied goes back there, before anything ends."""
@@ -636,14 +662,33 @@ class Fleet:
                 except SkywardError as error:
                     self._warn(f"node {node.index}: {error.message}")
 
-        if self.order.volumes and not self._is_settled:
+        if self.order.volumes and not self._is_settled and not self._is_hurried:
             up = [node for node in self.nodes if node.is_ready and node.link is not None and node.link.is_up]
-            in_parallel([partial(send, node) for node in up], SEND_BACK_S)
+            self._together([partial(send, node) for node in up], SEND_BACK_S)
 
-    def _settle(self) -> None:
-        """The end of all machines, verified."""
-        patience_s = 0.0 if self._left else PATIENCE_S
-        self._left = settle(self._journal, self._desks.at, patience_s=patience_s, on_gone=self._gone)
+    def _together(self, calls: Sequence[Callable[[], object]], timeout_s: float) -> bool:
+        """Makes all calls at once and waits for them, at most so long, and only until somebody is in a hurry. Whether
+        all came back."""
+        return in_parallel(calls, timeout_s, lambda: self._is_hurried and timeout_s > HURRY_S)
+
+    def _settle(self, everyone: Sequence[Node]) -> None:
+        """The end of all machines, verified; in a thread, so that a hurry waits for no answer of a cloud."""
+        patience_s, left = 0.0 if self._left else PATIENCE_S, [self._left]
+
+        def work() -> None:
+            left[0] = settle(
+                self._journal,
+                self._desks.at,
+                patience_s=patience_s,
+                on_gone=self._gone,
+                is_stopped=lambda: self._is_hurried,
+            )
+
+        is_through = self._together([work], LONGEST_S)
+        if self._is_hurried and self._leave_to_reaper(everyone):
+            return
+        assert is_through
+        self._left = left[0]
         if not self._left:
             self._is_settled = True
             if self._reaper is not None:
@@ -857,9 +902,11 @@ class _NeverRan(BootstrapError):
     """The cloud took a machine away, or did not bring it up, before we could do anything with it."""
 
 
-def in_parallel(calls: Sequence[Callable[[], object]], timeout_s: float) -> None:
-    """Makes all calls at once and waits for them, at most so long. One by one where no thread can be started any
-    more, as at the end of the interpreter."""
+def in_parallel(
+    calls: Sequence[Callable[[], object]], timeout_s: float, is_over: Callable[[], bool] = lambda: False
+) -> bool:
+    """Makes all calls at once and waits for them, at most so long, and only until `is_over`. Whether all came back.
+    One by one where no thread can be started any more, as at the end of the interpreter."""
     threads, deadline = [], time.monotonic() + timeout_s
     for call in calls:
         thread = threading.Thread(target=call, name="skyward-close", daemon=True)
@@ -870,7 +917,9 @@ def in_parallel(calls: Sequence[Callable[[], object]], timeout_s: float) -> None
         else:
             threads.append(thread)
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        while thread.is_alive() and not is_over() and (left := deadline - time.monotonic()) > 0:
+            thread.join(min(LOOK_UP_S, left))
+    return not any(thread.is_alive() for thread in threads)
 
 
 def _left(deadline: float) -> float:

@@ -164,11 +164,14 @@ class Link:
         lease_s: float | None = None,
         notice_file: str | None = None,
         on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
+        on_unreachable: Callable[[], None] | None = None,
     ) -> None:
         """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
 
         As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
+        `on_unreachable` is called when a new connection is not made at once: whoever guards the node may have to be told
+        that this client has another address now.
         """
         self.endpoint = endpoint
         self.node = node
@@ -190,6 +193,7 @@ class Link:
         )
         self._notice_file = notice_file
         self.on_notice = on_notice
+        self._on_unreachable = on_unreachable or (lambda: None)
         self._connect = connect
         self._is_booting = is_booting
         self._linger_s = (
@@ -649,6 +653,7 @@ class Link:
             ) as error:  # a refused key too: noise on the line looks like that
                 reason = error.message
                 self._hang_up()
+                self._on_unreachable()
                 time.sleep(0.2)
                 continue
             if self.is_closed:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from skyward.errors import HostUnreachable
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task, TaskOptions
+from skyward.remote.connection import connect
 from skyward.remote.link import Link, WorkerSettings
 
 
@@ -145,3 +147,26 @@ def test_a_notice_that_is_not_written_out_yet_is_read_again(
     time.sleep(1.5)
     assert told == [(0, notice)], "told more than once"
     assert harness.call(abs, -3).value == 3
+
+
+def test_whoever_guards_a_node_hears_that_it_cannot_be_reached(make_harness: Any, tmp_path: Path) -> None:
+    told: list[float] = []
+    is_shut = False
+
+    def through_a_gate(endpoint: Endpoint, **how: Any) -> Any:
+        if is_shut and len(told) < 3:
+            raise HostUnreachable("the gate is shut for this address")
+        return connect(endpoint, **how)
+
+    harness = make_harness()
+    link = harness.add(
+        Endpoint(kind="local", directory=str(tmp_path / "sky")),
+        connect=through_a_gate,
+        on_unreachable=lambda: told.append(time.monotonic()),
+        linger_s=20.0,
+    )
+    assert not told
+    is_shut = True
+    link.drop("the address has changed")
+    assert harness.call(abs, -3).value == 3
+    assert len(told) == 3
