@@ -163,7 +163,8 @@ def trip() -> None:
 
 def _worker_program() -> str:
     source = Path(wire.__file__).read_text()
-    return f"import os, pickle\n{source.partition('from __future__ import annotations')[2]}\ndef noop(i): return None\n{WORKER}"
+    first = "from __future__ import annotations"
+    return f"{first}\nimport os, pickle\n{source.partition(first)[2]}\ndef noop(i): return None\n{WORKER}"
 
 
 def bulk() -> None:
