@@ -80,7 +80,11 @@ def _with_credentials(rented: Iterable[Source]) -> tuple[Source, ...]:
     raise CredentialsError(
         "no provider that rents machines has credentials",
         facts=[str(error) for error in missing],
-        hints=["skyward providers", 'provider="local" runs on this machine'],
+        hints=[
+            "`skyward plan` with the same options needs none",
+            "skyward providers",
+            'provider="local" runs on this machine',
+        ],
     )
 
 
