@@ -399,9 +399,7 @@ class SimulatedEC2(SimulatedCloud):
 
     def _end(self, instance: Any, state: ec2_moto.State = ec2_moto.TERMINATED) -> None:
         try:
-            machine = self._machines.get(instance.id)
-            if machine is not None:
-                machine.end()
+            self._end_machine(instance.id)
             for volume, _ in ec2_moto.disks_of(instance):
                 self._disks.detach(volume.id)
             if state is ec2_moto.TERMINATED:

@@ -10,12 +10,11 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 USERS = {"ubuntu": 60100, "ec2-user": 60101}
 """Who may log in, and the user ids they have; nobody on this computer should own them."""
-_PYTHON = "/opt/simulated/python"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Runs outside, in new namespaces: makes the disk, and becomes the machine. Few programs, because each costs a
@@ -40,7 +39,8 @@ trap 'exit 0' TERM
 . "$1/environment"
 echo $$ >"$1/init.pid"
 . "$1/prepare"
-sh "$1/early" </dev/null >>"$2" 2>&1
+sh "$1/early" </dev/null >>"$2" 2>&1 &
+wait $!
 if [ ! -e "$1/no-sshd" ]; then
     "$(command -v sshd)" -D -f "$3" -E "$4" </dev/null >/dev/null 2>"$1/complaint" &
     sshd=$!
@@ -217,7 +217,7 @@ def write_image(directory: Path) -> None:
     for place, mode in (
         ("run/sshd", 0o755),
         ("run/lock", 0o1777),
-        ("root", 0o700),
+        ("root", 0o711),
         ("tmp", 0o1777),
         ("var/tmp", 0o1777),
     ):
@@ -241,9 +241,6 @@ def mounts(disk: Path) -> str:
     lines: list[tuple[str, object, str, str]] = [
         ("machine", root, "overlay", f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work")
     ]
-    lines += [
-        (source, f"{root}{target}", "none", "rbind,x-mount.mkdir") for source, target in shared_places()
-    ]
     lines += [("proc", root / "proc", "proc", "defaults"), ("/sys", root / "sys", "none", "rbind")]
     for name in ("run", "home", "root", "tmp", "var/tmp", "dev"):
         lines.append((name.replace("/", "-"), root / name, "tmpfs", "mode=0755"))
@@ -251,6 +248,8 @@ def mounts(disk: Path) -> str:
         ("devpts", root / "dev" / "pts", "devpts", "newinstance,ptmxmode=0666,mode=0620,x-mount.mkdir")
     )
     lines.append(("shm", root / "dev" / "shm", "tmpfs", "mode=1777,x-mount.mkdir"))
+    if not _is_system_python():  # where it is here: it may look for its libraries there
+        lines.append((_python_home(), f"{root}{_python_home()}", "none", "bind,ro,x-mount.mkdir"))
     return "".join(
         f"{_in_fstab(a)} {_in_fstab(b)} {kind} {_in_fstab(options)} 0 0\n" for a, b, kind, options in lines
     )
@@ -296,16 +295,10 @@ def _with_facts(text: str, facts: Mapping[str, str]) -> str:
     return text
 
 
-def shared_places() -> Sequence[tuple[str, str]]:
-    """Directories of this computer that a machine needs beside its disk, and where it sees them."""
+def is_one_disk() -> bool:
+    """Whether an overlay over / shows programs and settings, too: on some computers they are mounted there."""
     root = os.stat("/").st_dev
-    mounted = [
-        place
-        for place in ("/usr", "/etc", "/opt", "/var")
-        if os.path.isdir(place) and os.stat(place).st_dev != root
-    ]
-    python = [] if _is_system_python() else [(os.path.realpath(sys.base_prefix), _PYTHON)]
-    return [*((place, place) for place in mounted), *python]
+    return all(os.stat(place).st_dev == root for place in ("/usr", "/etc"))
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
@@ -335,7 +328,11 @@ def _show_python(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     version = sysconfig.get_python_version()
     for name in ("python3", f"python{version}"):
-        (directory / name).symlink_to(f"{_PYTHON}/bin/python{version}")
+        (directory / name).symlink_to(f"{_python_home()}/bin/python{version}")
+
+
+def _python_home() -> str:
+    return os.path.realpath(sys.base_prefix)
 
 
 def _is_system_python() -> bool:

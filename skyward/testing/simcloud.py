@@ -126,6 +126,7 @@ class SimulatedCloud:
         """What went wrong in the simulation itself; leaving the context raises it."""
         self._bill: dict[str, Charge] = {}
         self._machines: dict[str, Machine] = {}
+        self._ended: set[str] = set()
         self._faults: list[Fault] = []
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -326,20 +327,31 @@ class SimulatedCloud:
     ) -> None:
         """Starts a machine beside everything else; `ready` is called when its sshd answers, or after `patience_s`."""
 
+        with self._lock:
+            self._ended.discard(id)
+
         def work() -> None:
             try:
                 machine = make()
                 with self._lock:
-                    if self._stopping.is_set() or self._bill[id].gone_at is not None:
+                    if self._stopping.is_set() or id in self._ended:
                         return
                     self._machines[id] = machine
                 if machine.start(patience_s) or machine.is_alive:
                     ready()
             except Exception as error:
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and id not in self._ended:
                     self.failures.append(f"{id} does not boot: {error!r}")
 
         self._later(self.boot_s + delay_s, lambda: self._booters.submit(work))
+
+    def _end_machine(self, id: str) -> None:
+        """Returns when nothing of it is left; one that has not begun to boot never will."""
+        with self._lock:
+            self._ended.add(id)
+            machine = self._machines.get(id)
+        if machine is not None:
+            machine.end()
 
     def _later(self, seconds: float, act: Callable[[], Any]) -> None:
         """Calls `act` after a while, unless the cloud is gone by then."""

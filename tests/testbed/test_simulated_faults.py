@@ -275,7 +275,7 @@ def test_every_machine_of_a_cloud_may_boot_slowly(
 
 
 def test_a_new_instance_is_unknown_for_a_while(desk: Desk, cloud: SimulatedEC2) -> None:
-    cloud.fault("RunInstances", "missing", seconds=0.7)
+    cloud.fault("RunInstances", "missing", seconds=3.0)
     (id,) = desk.launch()
 
     assert code_of(lambda: desk.describe(id))[0] == "InvalidInstanceID.NotFound"

@@ -212,6 +212,33 @@ def test_every_way_to_power_off(desk: Desk, cloud: SimulatedEC2, command: str) -
 
 
 @needs_namespaces
+def test_a_machine_may_power_off_before_its_sshd_starts(desk: Desk, cloud: SimulatedEC2) -> None:
+    user_data = cloud_config(bootcmd=["poweroff"])
+    (id,) = desk.launch(UserData=user_data, InstanceInitiatedShutdownBehavior="terminate")
+    (row,) = desk.await_state("terminated", id)
+
+    assert row["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+    assert cloud.running() == []
+
+
+@needs_namespaces
+@pytest.mark.parametrize("seed", range(3))
+def test_machines_may_be_ended_while_they_boot(
+    make_cloud: Callable[..., SimulatedEC2], identity: Path, seed: int
+) -> None:
+    cloud = make_cloud(seed=seed)
+    desk = Desk(cloud, identity)
+    ids = desk.launch(6)
+    time.sleep(cloud.random.random() * 0.3)
+    desk.ec2.terminate_instances(InstanceIds=ids[:4])
+    desk.await_state("terminated", *ids[:4])
+    time.sleep(0.1)
+
+    assert sorted(cloud.running()) == sorted(ids[4:])
+    assert not any(machine.is_alive for machine in cloud.machines if machine.id in ids[:4])
+
+
+@needs_namespaces
 def test_a_shutdown_can_be_called_off(desk: Desk, cloud: SimulatedEC2) -> None:
     id, client = desk.one()
     desk.ask(client, "sudo -n shutdown -P +1; sleep 0.2")
