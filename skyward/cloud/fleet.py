@@ -55,7 +55,7 @@ from skyward.model.plan import Plan
 from skyward.model.volume import S3Volume, Volume
 from skyward.plugins import Plugins
 from skyward.remote.environment import Environment, check_python, prepare
-from skyward.remote.link import Link
+from skyward.remote.link import LINGER_S, Link
 from skyward.remote.probe import Probe
 from skyward.remote.secrets import Redactor
 
@@ -473,6 +473,7 @@ class Fleet:
             instance=node.instance,
             on_event=self.order.emit,
             is_booting=node.is_young,
+            linger_s=max(LINGER_S, self.order.lease_s or 0.0) if has_switch else None,
             lease_file=LEASE_FILE if has_switch and self.order.lease_s else None,
             lease_s=self.order.lease_s,
             notice_file=NOTICE_FILE if has_switch else None,
@@ -767,10 +768,10 @@ class Fleet:
             return True
         is_final, was_lost = node.link.is_closed, node.is_lost
         node.is_lost = True
-        if is_final or (replace_it and not was_lost):
+        if is_final or not was_lost:
             threading.Thread(
-                target=self._replace if replace_it and not node.is_leaving else self._give_back,
-                args=(node,),
+                target=self._see_to,
+                args=(node, replace_it and not node.is_leaving),
                 name=f"skyward-replace-n{index}",
                 daemon=True,
             ).start()
@@ -782,10 +783,17 @@ class Fleet:
         down = [one for one in alive if one.link is not None and not one.link.is_up]
         return next(iter(down or alive), None)
 
-    def _replace(self, node: Node) -> None:
+    def _see_to(self, node: Node, replace_it: bool) -> None:
+        """What becomes of a lost node."""
+        assert node.link is not None
         with node.replacing:
-            if node.ended_at is None and not self._comes_back(node):
+            if node.ended_at is not None or self._comes_back(node):
+                return
+            if replace_it:
                 self._put_in_place_of(node)
+            elif node.link.is_closed or node.instance.state is InstanceState.TERMINATED:
+                node.link.give_up("it is gone")
+                self._give_back(node)
 
     def _comes_back(self, node: Node) -> bool:
         """Whether it is better to wait for a lost node, which may still be found again."""
@@ -796,10 +804,26 @@ class Fleet:
                 node.is_lost = False
                 return True
             time.sleep(0.05)
+        if node.link.is_closed or self._has_ended(node):
+            return False
         others = [one for one in self.nodes if one is not node and one.link is not None]
-        return (
-            not node.link.is_closed and bool(others) and not any(one.link.is_up for one in others if one.link)
-        )
+        return bool(others) and not any(one.link.is_up for one in others if one.link)
+
+    def _has_ended(self, node: Node) -> bool:
+        """Whether the cloud says that a lost machine is gone: then it is not the network, and nothing is waited for."""
+        machine = self._journal.account.machines.get(node.instance.id)
+        if not node.is_billed or machine is None:
+            return False
+        try:
+            shown = {one.id: one for one in node.provider.instances(self.order.pool)}.get(node.instance.id)
+        except ProviderError:
+            return False
+        if verdict(machine, shown, time.time()) not in ("gone", "ending"):
+            return False
+        reason = shown.reason if shown is not None else None
+        node.instance = replace(node.instance, state=InstanceState.TERMINATED, reason=reason)
+        self._warn(f"n{node.index}: {node.instance.id} was ended{f': {reason}' if reason else ''}")
+        return True
 
     def _put_in_place_of(self, node: Node) -> None:
         """Brings up another machine, and only then lets go of the lost one: it is not given out again so, and the
@@ -918,7 +942,7 @@ def in_parallel(
             threads.append(thread)
     for thread in threads:
         while thread.is_alive() and not is_over() and (left := deadline - time.monotonic()) > 0:
-            thread.join(min(LOOK_UP_S, left))
+            thread.join(min(0.05, left))
     return not any(thread.is_alive() for thread in threads)
 
 

@@ -45,7 +45,8 @@ class Orphan:
         account = self.pool.account
         count, rate = len(account.owed), account.usd_per_hour
         cost = f" at {format_usd(rate)}/h" if rate else ""
-        machines = f"{count} machine{'s' * (count != 1)}{cost}" if count else "what was made for it"
+        rest = "what it may have launched" if account.doubts else "what was made for it"
+        machines = f"{count} machine{'s' * (count != 1)}{cost}" if count else rest
         if account.trouble or not self.is_taken:
             why = account.trouble or "nobody ends it"
             return f"pool {self.pool.id}: {machines} may still be billed: {why}", (

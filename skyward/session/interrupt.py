@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -49,7 +50,9 @@ class Interrupts:
     A signal that was ignored before (`nohup`, a background job) stays ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """`hurry` asks whoever cleans up to leave the rest to others, and says whether there are any."""
+        self._hurry = hurry
         self._before: dict[int, Any] = {}
         self._deadline: GuardError | None = None
         self._timer: threading.Timer | None = None
@@ -96,7 +99,11 @@ class Interrupts:
             leave(signum)
         self.heard = signum
         if self._is_stopping:
-            _say("still cleaning up; Ctrl-C again leaves at once")
+            is_left = self._hurry()
+            _say(
+                "the rest is cleaned up in the background" if is_left
+                else "still cleaning up; Ctrl-C again leaves at once"
+            )  # fmt: skip
             return
         self._is_stopping = True
         _say(f"{Interrupted(signum).word} - cleaning up; Ctrl-C again leaves at once")

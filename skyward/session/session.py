@@ -159,7 +159,7 @@ class Session:
         self._plugins.register(recorder, "skyward-run")
         error: BaseException | None = None
         try:
-            with Interrupts() as interrupts:
+            with Interrupts(self._hurry) as interrupts:
                 try:
                     self._tell_start(header)
                     self._work(interrupts)
@@ -244,6 +244,11 @@ class Session:
             return
         self._outcomes[-1] = outcome = Outcome("succeeded", value, duration_s=time.monotonic() - began)
         self._keep(-1, driver.id, outcome)
+
+    def _hurry(self) -> bool:
+        """The end of the machines is left to the reaper; called by a signal handler."""
+        running = self._prepared_pool()._running
+        return running is not None and running.fleet.hurry()
 
     def _timeout_s(self) -> float | None:
         timeout = self.request.pool.get("timeout")

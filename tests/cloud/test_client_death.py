@@ -1,0 +1,609 @@
+"""Clients of a simulated EC2 that are killed, interrupted or cut off, in each phase of their life.
+
+The client is `skyward run` in a process of its own; the cloud's own bill says what it left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import skyward as sky
+from skyward.plugins import get_plugins
+from skyward.testing.ec2 import SimulatedEC2
+
+Start = Callable[..., "Client"]
+NODES = 2
+PROMPT_S = 1.5
+"""A second, and half of one for a machine on which everything runs at once: cloud, client, reaper and test."""
+
+SKYFILE = """
+    import os, sys, time
+    import skyward as sky
+
+    PHASE = os.environ.get("PHASE", "")
+
+    def wait():
+        print("phase:", PHASE, file=sys.stderr, flush=True)
+        time.sleep(60)
+
+    @sky.hookimpl
+    def skyward_modify_offers(offers, requirements):
+        if PHASE == "plan":
+            wait()
+
+    @sky.hookimpl
+    def skyward_bootstrap(instance, image):
+        if PHASE == "bootstrap":
+            print("phase:", PHASE, file=sys.stderr, flush=True)
+            return [sky.Step(name="long", script="sleep 60")]
+
+    @sky.hookimpl
+    def skyward_instance_ready(instance, connection):
+        if PHASE == "ready":
+            wait()
+"""
+WORK = """
+    import time
+    import skyward as sky
+
+    @sky.compute
+    def nap(seconds: float = 60) -> float:
+        print("napping", flush=True)
+        time.sleep(seconds)
+        return seconds
+
+    def many():
+        for number in range(200):
+            yield nap(60)
+
+    def idle():
+        nap(0) >> sky
+        print("idle", flush=True)
+        while True:
+            time.sleep(0.05)
+
+    def short():
+        return nap(0) >> sky
+"""
+
+
+@dataclass
+class Client:
+    """`skyward run` in a process of its own, and all it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def waits(self, is_true: Callable[[], Any], within_s: float = 40.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not is_true():
+            assert self.process.poll() is None, f"it ended: {self.said}"
+            assert time.monotonic() < deadline, f"it never came so far: {self.said}"
+            time.sleep(0.02)
+
+    def says(self, word: str) -> None:
+        self.waits(lambda: word in self.said)
+
+    def ends(self, within_s: float) -> float:
+        """Seconds until the prompt is back."""
+        began = time.monotonic()
+        self.process.wait(within_s)
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def ec2(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedEC2]:
+    with SimulatedEC2() as cloud:
+        for name, value in cloud.environ.items():
+            monkeypatch.setenv(name, value)
+        fields = "".join(f"{key} = {value!r}\n" for key, value in cloud.config().items())
+        config = empty_home / "skyward" / "config"
+        config.mkdir(parents=True)
+        (config / "config.toml").write_text(f"[providers.aws]\n{fields}")
+        yield cloud
+        cloud.heal()
+
+
+@pytest.fixture
+def start(empty_home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts clients; each leads a process group, as a shell makes them."""
+    project = tmp_path / "project"
+    (project / ".git").mkdir(parents=True)
+    (project / "skyfile.py").write_text(dedent(SKYFILE))
+    (project / "work.py").write_text(dedent(WORK))
+    clients: list[Client] = []
+
+    def begin(target: str = "many", *options: str, phase: str = "", lease: str = "") -> Client:
+        log = tmp_path / f"client-{len(clients)}.log"
+        words = [
+            "run",
+            f"work.py:{target}",
+            "--provider",
+            "aws",
+            "--machine",
+            "m7i.large",
+            "--nodes",
+            str(NODES),
+        ]
+        words += [
+            "--allocation",
+            "on-demand",
+            "--yes",
+            *options,
+            *(["-o", f"defaults.lease={lease}"] if lease else []),
+        ]
+        with open(log, "wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "skyward", *words],
+                cwd=project,
+                env={**os.environ, "PHASE": phase},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        clients.append(Client(process, log))
+        return clients[-1]
+
+    yield begin
+    for client in clients:
+        client.process.kill()
+        client.process.wait()
+
+
+def empty(ec2: SimulatedEC2, within_s: float) -> float:
+    """Seconds until the bill shows nothing that goes on."""
+    began = time.monotonic()
+    while ec2.running():
+        assert time.monotonic() - began < within_s, f"still billed: {ec2.running()}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def clean(ec2: SimulatedEC2, within_s: float = 10.0) -> None:
+    """Until nothing at all is left: machines, groups, keys, templates."""
+    deadline = time.monotonic() + within_s
+    while ec2.running() or ec2.resources():
+        assert time.monotonic() < deadline, f"left: {ec2.running()} {ec2.resources()}"
+        time.sleep(0.05)
+
+
+def launched(ec2: SimulatedEC2) -> bool:
+    return len(ec2.running()) == NODES
+
+
+PHASES = ("plan", "launch", "boot", "bootstrap", "ready", "work", "idle", "teardown")
+
+
+def bring_to(phase: str, start: Start, ec2: SimulatedEC2, **how: Any) -> Client:
+    """A client in the midst of a phase."""
+    if phase == "launch":
+        ec2.fault("CreateFleet", "hang", executed=True, seconds=60)
+    elif phase == "boot":
+        ec2.fault("CreateFleet", "slow-boot", seconds=60)
+    elif phase == "teardown":
+        ec2.fault("TerminateInstances", "hang", seconds=60)
+    client = start({"idle": "idle", "teardown": "short"}.get(phase, "many"), phase=phase, **how)
+    match phase:
+        case "launch" | "boot":
+            client.waits(lambda: launched(ec2))
+        case "work":
+            client.says("napping")
+        case "idle":
+            client.says("idle\n")
+        case "teardown":
+            client.waits(lambda: ec2.count("TerminateInstances"))
+        case _:
+            client.says(f"phase: {phase}")
+    return client
+
+
+# -- SIGKILL -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_client_that_is_killed_leaves_nothing_within_ten_seconds(
+    phase: str, start: Start, ec2: SimulatedEC2
+) -> None:
+    client = bring_to(phase, start, ec2)
+
+    client.process.kill()
+
+    assert empty(ec2, 10) < 10
+    assert len(ec2.bill) == (0 if phase == "plan" else NODES)
+    clean(ec2)
+
+
+def kill_reapers(reapers: Callable[[], list[int]]) -> None:
+    assert reapers()
+    for pid in reapers():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("phase", ["bootstrap", "ready", "work", "idle"])
+def test_without_its_reaper_the_machines_end_themselves_when_the_lease_is_over(
+    phase: str, start: Start, ec2: SimulatedEC2, reapers: Any, skyward: Any
+) -> None:
+    client = bring_to(phase, start, ec2, lease="4s")
+    assert launched(ec2)
+
+    kill_reapers(reapers)
+    client.process.kill()
+
+    assert empty(ec2, 4 + 5) < 9
+    skyward("config", "path")  # whichever command comes next removes the rest
+    clean(ec2)
+
+
+def test_a_lease_is_renewed_as_long_as_the_client_lives(start: Start, ec2: SimulatedEC2) -> None:
+    bring_to("work", start, ec2, lease="3s")
+
+    time.sleep(6)
+
+    assert launched(ec2)
+
+
+def test_a_machine_that_never_hears_of_its_client_ends_itself(start: Start, ec2: SimulatedEC2) -> None:
+    bring_to("work", start, ec2, lease="4s")
+
+    for id in ec2.running():
+        ec2.machine(id).partition()
+
+    assert empty(ec2, 12) < 12
+
+
+def test_the_next_command_ends_what_client_and_reaper_left(
+    start: Start, ec2: SimulatedEC2, reapers: Any, skyward: Any, accounts: Any
+) -> None:
+    client = bring_to("boot", start, ec2)
+    client.waits(lambda: [one for one in accounts().values() if one.owed])
+    kill_reapers(reapers)
+    client.process.kill()
+    client.process.wait()
+    time.sleep(0.3)
+    assert launched(ec2)
+
+    done = skyward("plugins")
+
+    assert "its client is gone; 2 machines at $0.20/h are ended in the background" in done.err
+    assert empty(ec2, 10) < 10
+    clean(ec2)
+
+
+# -- signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_prompt_is_back_within_a_second_and_nothing_is_left(
+    phase: str, signum: signal.Signals, code: int, start: Start, ec2: SimulatedEC2
+) -> None:
+    client = bring_to(phase, start, ec2)
+    started = client.said.count("napping")
+
+    os.killpg(client.process.pid, signum)
+
+    assert client.ends(10) < PROMPT_S, client.said
+    assert client.process.returncode == code
+    assert "Traceback" not in client.said
+    assert client.said.count("napping") <= started + NODES
+    assert empty(ec2, 10) < 10
+    clean(ec2)
+
+
+def test_a_closed_terminal_ends_the_client_and_not_its_reaper(start: Start, ec2: SimulatedEC2) -> None:
+    client = bring_to("work", start, ec2)
+
+    os.killpg(client.process.pid, signal.SIGHUP)
+
+    assert client.ends(10) < PROMPT_S
+    assert client.process.returncode == 129
+    assert empty(ec2, 10) < 10
+
+
+def test_a_third_ctrl_c_changes_nothing_for_the_machines(start: Start, ec2: SimulatedEC2) -> None:
+    client = bring_to("work", start, ec2)
+
+    for _ in range(3):
+        if client.process.poll() is None:
+            os.killpg(client.process.pid, signal.SIGINT)
+        time.sleep(0.05)
+
+    assert client.ends(5) < PROMPT_S
+    assert empty(ec2, 10) < 10
+    clean(ec2)
+
+
+def test_a_client_that_slept_for_longer_than_its_lease_goes_on_with_other_machines(
+    start: Start, ec2: SimulatedEC2
+) -> None:
+    client = bring_to("work", start, ec2, lease="3s")
+
+    client.process.send_signal(signal.SIGSTOP)
+    empty(ec2, 12)
+    client.process.send_signal(signal.SIGCONT)
+
+    client.says("was ended: Client.InstanceInitiatedShutdown")
+    client.waits(lambda: launched(ec2), 60)
+    assert len(ec2.bill) == 2 * NODES
+    os.killpg(client.process.pid, signal.SIGINT)
+    client.ends(5)
+    empty(ec2, 10)
+
+
+# -- answers that are lost, late, or no ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_pool(ec2: SimulatedEC2) -> Callable[..., sky.ComputePool]:
+    def make(**options: Any) -> sky.ComputePool:
+        usual = {"machine": "m7i.large", "allocation": "on-demand", "nodes": NODES, "display": "quiet"}
+        return sky.ComputePool(**{"provider": sky.AWS(**ec2.config()), **usual, **options})
+
+    return make
+
+
+@pytest.fixture
+def more_offers() -> Iterator[None]:
+    """Six types of machine that will do, the cheapest first."""
+
+    class Types:
+        @sky.hookimpl
+        def skyward_modify_offers(self, offers: list[sky.Offer], requirements: sky.Requirements) -> None:
+            wanted = ("m7i.large", "m7a.large", "m6i.large", "m6a.large", "c7i.large", "c6i.large")
+            offers[:] = [one for one in offers if one.instance_type in wanted and one.pricing == "on-demand"]
+
+    plugin = Types()
+    get_plugins().register(plugin, "types")
+    yield
+    get_plugins().unregister(plugin)
+
+
+@pytest.mark.parametrize("times", [1, 9])
+@pytest.mark.parametrize("kind", ["lost", "5xx"])
+def test_a_launch_whose_answer_is_lost_is_made_once(
+    make_pool: Any, ec2: SimulatedEC2, kind: str, times: int
+) -> None:
+    ec2.fault("CreateFleet", kind, times=times)
+
+    try:
+        with make_pool() as pool:
+            assert pool.map(abs, [-1, -2]) == [1, 2]
+    except sky.ProviderError:
+        assert (kind, times) == ("5xx", 9)  # EC2 never did anything, and we gave up
+
+    assert len(ec2.bill) in (0, NODES)
+    assert ec2.running() == []
+    clean(ec2, 20)
+
+
+@pytest.mark.usefixtures("more_offers")
+@pytest.mark.parametrize("full", [1, 5])
+def test_the_next_offer_in_plan_order_is_launched(make_pool: Any, ec2: SimulatedEC2, full: int) -> None:
+    pool = make_pool(machine=None, cpu=2, region="us-east-1")
+    ranked = [offer.instance_type for offer in pool.plan().ranked]
+    ec2.fault("CreateFleet", "capacity", times=full)
+
+    with pool:
+        assert {one.offer.instance_type for one in pool.instances} == {ranked[full]}
+
+    assert {charge.instance_type for charge in ec2.bill} == {ranked[full]}
+    clean(ec2)
+
+
+@pytest.mark.usefixtures("more_offers")
+def test_where_nothing_is_to_be_had_every_offer_and_reason_is_told(make_pool: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "capacity", times=None)
+    pool = make_pool(machine=None, cpu=2, region="us-east-1")
+    ranked = pool.plan().ranked
+
+    with pytest.raises(sky.CapacityError) as caught:
+        pool.start()
+
+    assert len(caught.value.facts) == len(ranked) == 6
+    assert ec2.bill == []
+    clean(ec2)
+
+
+@pytest.mark.parametrize(("min_nodes", "is_enough"), [(None, False), (3, True)])
+def test_part_of_a_fleet_is_kept_or_given_back(
+    make_pool: Any, ec2: SimulatedEC2, min_nodes: int | None, is_enough: bool
+) -> None:
+    for zone in "abcdef":
+        ec2.set_capacity(3 if zone == "a" else 0, zone=f"us-east-1{zone}")
+    pool = make_pool(nodes=4, min_nodes=min_nodes)
+
+    if is_enough:
+        with pool:
+            assert len(pool.instances) == 3
+            assert len(ec2.running()) == 3
+    else:
+        with pytest.raises(sky.CapacityError, match="3 of 4 machines could be had"):
+            pool.start()
+
+    assert ec2.running() == []
+    clean(ec2)
+
+
+def test_a_quota_is_told_with_what_to_do(make_pool: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "quota", times=None)
+
+    with pytest.raises(sky.QuotaError) as caught:
+        make_pool().start()
+
+    assert caught.value.hints
+    assert ec2.bill == []
+    clean(ec2)
+
+
+def test_throttled_calls_are_repeated(make_pool: Any, ec2: SimulatedEC2) -> None:
+    for action in ("CreateFleet", "DescribeInstances", "TerminateInstances", "DeleteSecurityGroup"):
+        ec2.fault(action, "throttle", times=2)
+
+    with make_pool():
+        assert launched(ec2)
+
+    assert len(ec2.bill) == NODES
+    clean(ec2)
+
+
+def test_a_call_that_hangs_is_bounded_by_our_deadline(make_pool: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "hang", executed=True)
+    began = time.monotonic()
+
+    with make_pool():
+        assert time.monotonic() - began < 45
+        assert launched(ec2)
+
+    assert len(ec2.bill) == NODES
+    clean(ec2)
+
+
+def test_a_machine_that_is_not_found_just_after_its_launch_is_not_dropped(
+    make_pool: Any, ec2: SimulatedEC2
+) -> None:
+    ec2.fault("CreateFleet", "missing", seconds=3)
+
+    with make_pool():
+        assert launched(ec2)
+
+    assert len(ec2.bill) == NODES
+    clean(ec2)
+
+
+def test_a_machine_that_ec2_ends_at_once_is_replaced(make_pool: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "dies", seconds=0.3)
+    told: list[str] = []
+    pool = make_pool(nodes=1)
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+
+    try:
+        with pool:
+            assert len(ec2.running()) == 1
+    except sky.BootstrapError as error:
+        told.append(error.message)
+
+    assert any("is terminated" in one for one in told), told
+    clean(ec2)
+
+
+def test_a_wrong_host_key_is_refused_and_the_machine_replaced(make_pool: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "wrong-host-key")
+    told: list[str] = []
+    pool = make_pool(nodes=1, bootstrap_timeout=6)
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+
+    with pool:
+        assert pool.map(abs, [-1]) == [1]
+
+    assert any("another machine is launched" in one for one in told), told
+    assert len(ec2.bill) == 2
+    clean(ec2)
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminate_that_fails_twice_is_repeated(make_pool: Any, ec2: SimulatedEC2) -> None:
+    with make_pool():
+        ec2.fault("TerminateInstances", "5xx", times=2)
+
+    assert ec2.running() == []
+    clean(ec2)
+
+
+def test_a_terminate_that_always_fails_is_exit_7_and_the_next_command_says_so(
+    start: Start, ec2: SimulatedEC2, skyward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start("short")
+    client.says("napping")
+    ec2.fault("TerminateInstances", "5xx", times=None)
+    client.ends(90)
+
+    done = skyward("plugins")
+
+    assert client.process.returncode == 7
+    assert "2 machines of pool" in client.said
+    assert "hint: skyward down pool-" in client.said
+    assert "may still be billed" in done.err
+    assert launched(ec2)
+    ec2.heal()
+    assert empty(ec2, 75) < 75  # the reaper has not given up
+    clean(ec2, 20)
+
+
+def test_expired_credentials_are_tried_again_until_they_are_good(start: Start, ec2: SimulatedEC2) -> None:
+    client = bring_to("work", start, ec2)
+    ec2.fault("*", "expired", times=6)
+
+    client.process.kill()
+
+    assert empty(ec2, 30) < 30
+    clean(ec2, 20)
+
+
+def test_a_machine_that_is_stuck_in_shutting_down_is_seen_to_in_the_background(
+    make_pool: Any, ec2: SimulatedEC2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyward.cloud.fleet.PATIENCE_S", 1.0)
+    ec2.fault("TerminateInstances", "stuck", times=None)
+    told: list[str] = []
+    pool = make_pool()
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+
+    with pool:
+        pass
+
+    assert "still shutting down; it is seen to in the background" in told[-1]
+    ec2.heal()
+    clean(ec2, 20)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_found_nowhere_but_where_it_belongs(
+    make_pool: Any, ec2: SimulatedEC2, empty_home: Path
+) -> None:
+    canary = "canary-4f1c-do-not-tell"
+
+    def variable(name: str) -> str | None:
+        import os
+
+        return os.environ.get(name)
+
+    with make_pool(nodes=1, env={"API_TOKEN": canary}) as pool:
+        (value,) = pool.map(variable, ["API_TOKEN"])
+        arguments = [
+            Path(f"/proc/{pid}/cmdline").read_bytes()
+            for pid in os.listdir("/proc")
+            if pid.isdigit() and _is_there(pid)
+        ]
+        places = [path for path in (empty_home / "skyward").rglob("*") if path.is_file()]
+        texts = [path.read_bytes() for path in places if "cache" not in path.parts]
+
+    assert value == canary
+    assert not [text for text in (*arguments, *texts) if canary.encode() in text]
+    assert not [one for one in ec2.requests if canary in repr(one)]
+
+
+def _is_there(pid: str) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
