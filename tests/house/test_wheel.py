@@ -156,10 +156,10 @@ def test_elsewhere_the_type_checker_finds_the_types(installed: Path) -> None:
 
 def test_everything_that_is_imported_is_a_dependency_and_the_other_way_round() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {_plain(re.split(r"[<>=!~\[; ]", line)[0]) for line in project["dependencies"]}
-    imported = {top: path for path in _sources() for top in _tops(path)}
-    owners = packages_distributions()
-    needed = {_plain(owner) for top in imported for owner in owners.get(top, [top])}
+    declared = _names(project["dependencies"])
+    testing = _names(project["optional-dependencies"]["testing"])
+    tested = {path for path in _sources() if path.is_relative_to(ROOT / "skyward" / "testing")}
+    needed = _needed(set(_sources()) - tested)
 
     allowed_late = {
         "pandas",
@@ -169,6 +169,18 @@ def test_everything_that_is_imported_is_a_dependency_and_the_other_way_round() -
     }  # of Offers.df, of `catalog build`, of paramiko and boto3
     assert needed - declared - allowed_late == set()
     assert declared - needed == set()
+    assert _needed(tested) - declared - allowed_late - testing == set()
+    assert testing - _needed(tested) == set()
+
+
+def _names(lines: list[str]) -> set[str]:
+    return {_plain(re.split(r"[<>=!~\[; ]", line)[0]) for line in lines}
+
+
+def _needed(paths: set[Path]) -> set[str]:
+    """Distributions that files import."""
+    owners = packages_distributions()
+    return {_plain(owner) for path in paths for top in _tops(path) for owner in owners.get(top, [top])}
 
 
 def _sources() -> list[Path]:
