@@ -208,16 +208,19 @@ def filled(catalog: Catalog, *past: Offer) -> int:
 def test_what_a_cloud_remembers_comes_before_what_we_do(catalog: Catalog) -> None:
     m1 = [(october(1), 0.10), (october(2), 0.10), (october(20), 0.15), (day(11), 9.0)]
     past = [at(moment, instance_type="m1", usd_per_hour=price) for moment, price in m1]
-    past.append(at(october(20), instance_type="m9", usd_per_hour=0.90))
+    past += [
+        at(moment, instance_type="m9", usd_per_hour=price)
+        for moment, price in ((october(20), 0.90), (day(3), 0.95))
+    ]
 
-    assert filled(catalog, *past) == 3, "neither what did not change nor what we knew better"
+    assert filled(catalog, *past) == 4, "neither what did not change nor what we knew better"
     assert filled(catalog, *past) == 0, "asked again, nothing is new"
 
     with Catalog(catalog.places, catalog.bundled) as again:
         series = again.history(OfferQuery(machine="m1"), since=october(1), until=day(12)).dicts()
         assert prices(again, october(15)) == {"m1": 0.10}
         assert prices(again, october(25)) == {"m1": 0.15, "m9": 0.90}
-        assert prices(again, day(3)) == {"m1": 0.20, "m2": 0.30, "m9": 0.90}, (
+        assert prices(again, day(4)) == {"m1": 0.20, "m2": 0.30, "m9": 0.95}, (
             "the snapshot speaks of the rest"
         )
         assert all(finding.ok for finding in again.verify())
