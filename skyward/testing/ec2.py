@@ -403,10 +403,11 @@ class SimulatedEC2(SimulatedCloud):
             for volume, _ in ec2_moto.disks_of(instance):
                 self._disks.detach(volume.id)
             if state is ec2_moto.TERMINATED:
-                ec2_moto.dispose(instance)
                 self._forget_addresses(instance.id, self._rented[instance.id].addresses)
                 self._gone(instance.id)
-            ec2_moto.set_state(instance, state)
+                ec2_moto.dispose(instance)
+            else:
+                ec2_moto.set_state(instance, state)
         except Exception as error:
             self.failures.append(f"{instance.id} does not end: {error!r}")
 

@@ -7,6 +7,7 @@ stopping are asked of us first, the images and public parameters that are on sal
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,8 @@ class State:
 
 PENDING, RUNNING, SHUTTING_DOWN = State("pending", 0), State("running", 16), State("shutting-down", 32)
 TERMINATED, STOPPING, STOPPED = State("terminated", 48), State("stopping", 64), State("stopped", 80)
+whole_answers = threading.RLock()
+"""Held while an answer is written and while a state changes, so that no answer is half old and half new."""
 BY_USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
 
 
@@ -97,18 +100,20 @@ def set_state(instance: Any, state: State, reason: tuple[str, str] | None = None
     """The state of an instance, and (code, message) of why."""
     from moto.ec2.models.instances import InstanceState, StateReason
 
-    instance._state = InstanceState(state.name, state.code)
-    if reason is not None:
-        code, message = reason
-        instance.state_reason = StateReason(message, code)
-        instance._reason = f"{message} ({time.strftime('%Y-%m-%d %H:%M:%S GMT', time.gmtime())})"
+    with whole_answers:
+        instance._state = InstanceState(state.name, state.code)
+        if reason is not None:
+            code, message = reason
+            instance.state_reason = StateReason(message, code)
+            instance._reason = f"{message} ({time.strftime('%Y-%m-%d %H:%M:%S GMT', time.gmtime())})"
 
 
 def dispose(instance: Any) -> None:
-    """What moto does when an instance has ended: addresses, disks and roles go. The state is ours to set."""
-    reason, text = instance.state_reason, instance._reason
-    instance.moto_terminate()
-    instance.state_reason, instance._reason = reason, text
+    """Terminated, as moto does it: addresses, disks and roles go. The reason stays the one we gave."""
+    with whole_answers:
+        reason, text = instance.state_reason, instance._reason
+        instance.moto_terminate()
+        instance.state_reason, instance._reason = reason, text
 
 
 def user_data_of(instance: Any) -> str:
