@@ -74,7 +74,17 @@ PAUSED_S = 2.0
 class _Group:
     """The tasks of one `submit`."""
 
-    __slots__ = ("blobs", "functions", "identities", "is_cancelled", "left", "mean_s", "place", "sink")
+    __slots__ = (
+        "blobs",
+        "functions",
+        "identities",
+        "is_cancelled",
+        "is_killed",
+        "left",
+        "mean_s",
+        "place",
+        "sink",
+    )
 
     def __init__(self, sink: Sink, place: tuple[int, int] | None, size: int) -> None:
         self.sink = sink
@@ -82,7 +92,7 @@ class _Group:
         """Number of the node, and which of its workers, that runs all of it; None is any."""
         self.left = size
         self.mean_s: float | None = None
-        self.is_cancelled = False
+        self.is_cancelled = self.is_killed = False
         self.functions: dict[int, Blob | SerializationError] = {}
         self.identities = Identities()
 
@@ -253,6 +263,7 @@ class SSHEngine(Engine):
     def cancel(self, ticket: object, *, running: bool = False) -> None:
         """Reports what has not started as cancelled, and kills what runs if `running`."""
         assert isinstance(ticket, _Group)
+        ticket.is_killed = ticket.is_killed or running
         ticket.is_cancelled = True
         with self._lock:
             gone = self._take_waiting(lambda entry: entry.group is ticket)
@@ -407,7 +418,14 @@ class SSHEngine(Engine):
                 headers, payloads, size = [], [], 0
         if headers:
             node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+        self._cancel_again(node, chunks)
         return failed
+
+    def _cancel_again(self, node: _Node, chunks: list[list[_Entry]]) -> None:
+        """What was cancelled while it was being sent: the word may have been there before the tasks."""
+        for group, chunk in ((entries[0].group, entries[0].chunk) for entries in chunks):
+            if group.is_cancelled:
+                node.link.send(wire.CANCEL, {"chunks": [chunk], "kill": group.is_killed})
 
     def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
         """Told before they are sent, so that no task ends before it has begun."""

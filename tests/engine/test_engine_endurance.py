@@ -23,6 +23,7 @@ import pytest
 
 from skyward.errors import AuthenticationError, RemoteError, TaskLost, TaskTimeout, remote_traceback
 from skyward.model.event import NodeLost, NodeSuspected
+from skyward.model.instance import Endpoint
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
@@ -384,6 +385,22 @@ def test_an_end_and_a_cancellation_at_the_same_moment_count_once(local: Any) -> 
     time.sleep(0.2)
 
     assert local.call(abs, -1).result() == 1
+
+
+def test_what_is_sent_at_the_moment_of_a_cancellation_is_cancelled_too(
+    make_harness: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The end of one task sends the next one, and tells the caller, who cancels: at once, from two threads."""
+    harness = make_harness()
+    harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
+    for _ in range(12):
+        sink, ticket = harness.start([Task(time.sleep, (0.12,)) for _ in range(6)])
+        while sink.left == 6:
+            time.sleep(0.0005)
+        harness.engine.cancel(ticket, running=True)
+
+        verdicts = [outcome.verdict for outcome in sink.wait(10)]
+        assert verdicts == ["succeeded", *["cancelled"] * 5]
 
 
 def test_what_is_pinned_to_a_node_that_is_gone_for_good_is_lost_and_the_rest_keeps_its_place(
