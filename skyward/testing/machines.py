@@ -231,6 +231,7 @@ class Machine:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()
+        self._booted.wait(BOOT_S)  # whoever still waits for it reads the end of its output
         with self._lock:
             if self._is_ending:
                 return
