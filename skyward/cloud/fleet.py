@@ -27,18 +27,21 @@ from skyward.cloud.keys import PoolKeys, forget
 from skyward.cloud.launch import Failure, Launcher, Terms, alternatives, is_ruled_out, no_machines, words
 from skyward.cloud.partitions import with_partitions
 from skyward.cloud.reaper import Reaper, place_of
+from skyward.cloud.refusals import remember
 from skyward.cloud.teardown import PATIENCE_S, Left, end_machines, settle, unclean
 from skyward.contracts.engine import Engine
 from skyward.contracts.provider import Provider
 from skyward.contracts.step import Step
 from skyward.errors import (
     BootstrapError,
+    CapacityError,
     CredentialsError,
     HostKeyError,
     HostUnreachable,
     ProviderError,
     SkywardError,
     TaskCancelled,
+    TransportError,
 )
 from skyward.model.event import (
     Event,
@@ -275,6 +278,8 @@ class Fleet:
                 )
             except ProviderError as error:
                 self._failures.append((offer, error))
+                if isinstance(error, CapacityError):
+                    remember(offer)
                 if isinstance(error, CredentialsError) or len(self.order.plan.ranked) > 1:
                     self._warn(f"{words(offer)}: {error.message}")
                 return []
@@ -334,8 +339,7 @@ class Fleet:
 
     def _another(self, node: Node, error: BaseException) -> Node | None:
         """A machine in place of one that never came up, where it was the machine's fault and not ours."""
-        is_its_fault = isinstance(error, _NeverRan | HostKeyError | HostUnreachable) and node.is_billed
-        if self._is_stopping or not is_its_fault or not self._may_replace():
+        if self._is_stopping or not self._is_to_blame(node, error) or not self._may_replace():
             return None
         assert isinstance(error, SkywardError)
         self._warn(f"node {node.index}: {error.message}; another machine is launched")
@@ -360,6 +364,14 @@ class Fleet:
             self._others.append(node)
             self._changed.notify_all()
         return other
+
+    def _is_to_blame(self, node: Node, error: BaseException) -> bool:
+        """Whether another machine may fare better."""
+        if not node.is_billed:
+            return False
+        if isinstance(error, _NeverRan | HostKeyError | HostUnreachable):
+            return True
+        return isinstance(error, TransportError | BootstrapError) and self._has_ended(node)
 
     def _may_replace(self) -> bool:
         with self._changed:

@@ -21,6 +21,7 @@ from skyward.cloud.account import Account
 from skyward.cloud.client import Client
 from skyward.cloud.journal import Journal
 from skyward.plugins import get_plugins
+from skyward.testing.ec2 import SimulatedEC2
 from skyward.testing.engines import ThreadEngine
 
 sys.path.append(str(Path(__file__).parent))
@@ -165,3 +166,31 @@ def until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+# -- a simulated EC2 ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ec2(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedEC2]:
+    """A simulated EC2 that this user's environment and configuration lead to."""
+    with SimulatedEC2() as cloud:
+        for name, value in cloud.environ.items():
+            monkeypatch.setenv(name, value)
+        fields = "".join(f"{key} = {value!r}\n" for key, value in cloud.config().items())
+        config = empty_home / "skyward" / "config"
+        config.mkdir(parents=True)
+        (config / "config.toml").write_text(f"[providers.aws]\n{fields}")
+        yield cloud
+        cloud.heal()
+
+
+@pytest.fixture
+def make_aws(ec2: SimulatedEC2) -> Callable[..., sky.ComputePool]:
+    """Pools of two on-demand machines there."""
+
+    def make(**options: Any) -> sky.ComputePool:
+        usual = {"machine": "m7i.large", "allocation": "on-demand", "nodes": 2, "display": "quiet"}
+        return sky.ComputePool(**{"provider": sky.AWS(**ec2.config()), **usual, **options})
+
+    return make

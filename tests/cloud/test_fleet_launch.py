@@ -188,6 +188,23 @@ def test_a_cloud_that_throttles_for_ever_is_given_up(
     assert toy.running == []
 
 
+def test_what_was_not_to_be_had_is_tried_last_for_a_while(
+    make_pool: MakePool, toy: toycloud.Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.fault("launch", "capacity", match="t0")
+    with make_pool():
+        pass
+
+    def order(selection: str) -> list[str]:
+        return [offer.instance_type for offer in make_pool(selection=selection).plan().ranked]
+
+    assert order("available") == ["t1", "t2", "t0"]
+    assert order("cheapest") == ["t0", "t1", "t2"]
+    later = time.time() + 1801
+    monkeypatch.setattr("skyward.cloud.refusals.time.time", lambda: later)
+    assert order("available") == ["t0", "t1", "t2"]
+
+
 # -- part of what was asked for ------------------------------------------------------------------------------------
 
 
