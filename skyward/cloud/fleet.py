@@ -35,6 +35,7 @@ from skyward.contracts.step import Step
 from skyward.errors import (
     BootstrapError,
     CapacityError,
+    CleanupError,
     CredentialsError,
     HostKeyError,
     HostUnreachable,
@@ -686,22 +687,31 @@ class Fleet:
 
     def _settle(self, everyone: Sequence[Node]) -> None:
         """The end of all machines, verified; in a thread, so that a hurry waits for no answer of a cloud."""
-        patience_s, left = 0.0 if self._left else PATIENCE_S, [self._left]
+        patience_s = 0.0 if self._left else PATIENCE_S
+        came: list[list[Left] | BaseException] = []
 
         def work() -> None:
-            left[0] = settle(
-                self._journal,
-                self._desks.at,
-                patience_s=patience_s,
-                on_gone=self._gone,
-                is_stopped=lambda: self._is_hurried,
-            )
+            try:
+                left = settle(
+                    self._journal,
+                    self._desks.at,
+                    patience_s=patience_s,
+                    on_gone=self._gone,
+                    is_stopped=lambda: self._is_hurried,
+                )
+            except BaseException as error:  # it is the caller's, whatever it is
+                came.append(error)
+            else:
+                came.append(left)
 
-        is_through = self._together([work], LONGEST_S)
+        self._together([work], LONGEST_S)
         if self._is_hurried and self._leave_to_reaper(everyone):
             return
-        assert is_through
-        self._left = left[0]
+        if not came:
+            raise CleanupError(f"the clean-up of pool {self.order.pool} does not come to its end", ids=())
+        if isinstance(came[0], BaseException):
+            raise came[0]
+        self._left = came[0]
         if not self._left:
             self._is_settled = True
             if self._reaper is not None:

@@ -29,7 +29,7 @@ def remember(offer: Offer) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MOST:
             path.unlink()
-        line = json.dumps([round(time.time()), *key(offer)]) + "\n"
+        line = json.dumps([int(time.time()), *key(offer)]) + "\n"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(fd, "w") as file:
             file.write(line)

@@ -139,10 +139,12 @@ class _Ending:
         self._told_at: dict[str, float] = {}
         self._ending: set[str] = set()
         self.left: Left | None = None
+        """What could not be ended; None where all is done."""
 
     def run(self) -> None:
         """Until everything is gone, or time is over; then `left` says what is not."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
+        self.left = self._what_is_left("it was interrupted")  # whatever ends this loop but its own end
         while (problem := self._try()) is not None:
             patience_s = self._patience(problem)
             if problem and problem != self._journal.account.trouble:
@@ -152,6 +154,7 @@ class _Ending:
                 return
             time.sleep(pause)
             pause = min(LONGEST_TROUBLE_S if problem else LONGEST_PAUSE_S, pause * 1.6)
+        self.left = None
 
     def _patience(self, problem: str) -> float:
         """How long it is worth to go on here; whoever has no end to it waits for everything."""

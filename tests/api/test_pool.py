@@ -440,7 +440,10 @@ def test_a_clean_up_that_fails_is_an_error_of_its_own_and_can_be_repeated(
     object.__setattr__(cloud, "on_terminate", refuse)
     pool = make_pool(nodes=2)
 
-    with pytest.raises(sky.CleanupError, match="2 machines may still be running") as caught, pool:
+    with (
+        pytest.raises(sky.CleanupError, match=r"2 machines of pool \S+ may still be running") as caught,
+        pool,
+    ):
         pass
 
     assert caught.value.exit_code == sky.ExitCode.CLEANUP
