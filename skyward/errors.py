@@ -155,10 +155,16 @@ class CredentialsError(ProviderError):
 
 
 class CapacityError(ProviderError):
+    """`tried` may name other offers that were asked for by the same call, such as those of other zones: they are not
+    tried again."""
+
     code = "SKW202"
 
 
 class QuotaError(ProviderError):
+    """`covers` may be a function that says of an offer whether the quota stands in its way, too; without one it stands
+    in the way of all offers of the provider."""
+
     code = "SKW203"
 
 

@@ -23,6 +23,7 @@ from skyward_aws.config import AWS
 from skyward_aws.credentials import expires_in_s
 from skyward_aws.machines import read_instance
 from skyward_aws.network import CHECK_IP
+from skyward_aws.reach import reaching
 from skyward_aws.site import Site
 
 PER_CALL = 1000
@@ -69,16 +70,17 @@ class Account:
             CapacityError, QuotaError, CredentialsError, ProviderError: nothing was launched.
             AmbiguousLaunchError: something may have been.
         """
-        request = with_real_type(request)
+        asked, request = (request.offer, *request.alternatives), with_real_type(request)
         site = self.site(request.offer.region)
         self._warn_of_expiry(request)
-        order = site.prepare(request)
-        try:
-            machines = site.launch(order)
-        except ProviderError as error:
-            if getattr(error, "was_sent", False) or error.values.get("aws_code") == _MISMATCH:
-                raise _ambiguous(error, request) from error
-            raise
+        with reaching(asked):
+            order = site.prepare(request)
+            try:
+                machines = site.launch(order)
+            except ProviderError as error:
+                if getattr(error, "was_sent", False) or error.values.get("aws_code") == _MISMATCH:
+                    raise _ambiguous(error, request) from error
+                raise
         with self._lock:
             self._whereabouts.update((machine.id, site.region) for machine in machines)
         return [

@@ -584,3 +584,30 @@ def _is_there(pid: str) -> bool:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         return False
+
+
+def test_what_a_refusal_of_ec2_speaks_of() -> None:
+    from dataclasses import replace
+
+    from skyward_aws.reach import quota_of, reaching
+
+    def offer(kind: str, pricing: Any = "on-demand", region: str = "us-east-1") -> sky.Offer:
+        return sky.Offer(
+            provider="aws", region=region, instance_type=kind, pricing=pricing, usd_per_hour=1, vcpus=1, memory_gib=1
+        )  # fmt: skip
+
+    zones = [replace(offer("g6.xlarge"), zone=f"us-east-1{zone}") for zone in "ab"]
+    with pytest.raises(sky.QuotaError) as quota, reaching([offer("m7i.large")]):
+        raise sky.QuotaError("quota")
+    with pytest.raises(sky.CapacityError) as capacity, reaching(zones):
+        raise sky.CapacityError("full")
+
+    covers: Any = quota.value.covers  # type: ignore[attr-defined]
+    assert covers(offer("c7i.4xlarge"))
+    assert not covers(offer("g6.xlarge"))
+    assert not covers(offer("m7i.large", "spot"))
+    assert not covers(offer("m7i.large", region="eu-west-1"))
+    assert capacity.value.tried == tuple(zones)  # type: ignore[attr-defined]
+    assert [quota_of(offer(kind))[2] for kind in ("r8g.large", "hpc7a.x", "p5.48xlarge", "trn1.2xlarge", "inf2.x")] == [
+        "standard", "hpc", "p", "trn", "inf",
+    ]  # fmt: skip
