@@ -74,7 +74,7 @@ WORK = """
             time.sleep(0.05)
 
     def short():
-        return nap(0) >> sky
+        return nap(2) >> sky
 """
 
 
