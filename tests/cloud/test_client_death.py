@@ -507,9 +507,8 @@ def test_a_terminate_that_fails_twice_is_repeated(make_aws: Any, ec2: SimulatedE
 def test_a_terminate_that_always_fails_is_exit_7_and_the_next_command_says_so(
     start: Start, ec2: SimulatedEC2, skyward: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = start("short")
-    client.says("napping")
     ec2.fault("TerminateInstances", "5xx", times=None)
+    client = start("short")
     client.ends(90)
 
     done = skyward("plugins")
