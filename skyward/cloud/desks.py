@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,3 @@ def reason(error: BaseException) -> str:
     """An error in one line."""
     text = error.message if isinstance(error, SkywardError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
-
-
-def names(desks: Iterable[Desk]) -> str:
-    return ", ".join(map(str, desks)) or "nowhere"

@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,7 +205,3 @@ def _once(answers: Iterable[Answer]) -> list[Answer]:
         seen.update((answer.desk.provider, one.id) for one in fresh)
         result.append(dataclasses.replace(answer, instances=tuple(fresh)))
     return result
-
-
-def age_s(account: Account) -> float:
-    return max(0.0, time.time() - account.created_at)
