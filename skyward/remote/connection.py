@@ -48,6 +48,9 @@ class Stream(Protocol):
             ConnectionLost: the command, or the way to it, is gone, or the stream was closed.
         """
 
+    def try_write(self, data: bytes, /) -> bool:
+        """All of `data` or nothing, without waiting; whether it was written. For callbacks of `on_data`. Never raises."""
+
     def close_write(self) -> None:
         """End of the command's standard input. Never raises."""
 

@@ -354,9 +354,12 @@ class Link:
         stream = self._stream
         if stream is None:
             return
-        if not self._deferred and not getattr(_THREAD, "is_hearing", False):
-            self._send(stream, kind, header, *payload)
-            return
+        if not self._deferred:
+            if not getattr(_THREAD, "is_hearing", False):
+                self._send(stream, kind, header, *payload)
+                return
+            if self._try_to_send(stream, kind, header, *payload):
+                return
         with self._deferring:
             if self._sender is None:
                 self._sender = threading.Thread(
@@ -365,6 +368,16 @@ class Link:
                 self._sender.start()
             self._deferred += 1
             self._to_send.put((stream, kind, header, *payload))
+
+    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> bool:
+        """Sends a short frame, if the line is free and takes it at once."""
+        size = sum(map(len, payload))
+        if size > wire.INLINE or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            return stream.try_write(b"".join((wire.encode(kind, header, size), *payload)))
+        finally:
+            self._writing.release()
 
     def _send_deferred(self) -> None:
         """The thread that sends for one that must not wait, and what others have to say after that. What was meant for

@@ -108,6 +108,9 @@ class LocalStream:
                     raise ConnectionLost(f"{self._where}: the stream is closed")
                 left = left[self._write_some(left) :]
 
+    def try_write(self, data: bytes, /) -> bool:
+        return False  # a pipe takes a part of it and leaves the rest
+
     def close_write(self) -> None:
         with self._writing:
             self._stdin.close()

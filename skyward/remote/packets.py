@@ -358,6 +358,24 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
                     break
         self._flush()
 
+    def try_send_data(self, channel: paramiko.Channel, data: memoryview) -> bool:
+        """As `send_data`, if nobody has to be waited for: no other sender, no key exchange, no full network."""
+        if not self.active or not self.clear_to_send_lock.acquire(blocking=False):
+            return False
+        try:
+            if not self.clear_to_send.is_set() or not self.packetizer.can_send():
+                return False
+            with channel.lock:
+                channel.out_window_size -= len(data)
+            try:
+                self.packetizer.send_data(channel.remote_chanid, data, channel.out_max_packet_size)
+            except EOFError:
+                pass  # the connection is gone, as whoever hears it will know
+        finally:
+            self.clear_to_send_lock.release()
+        self._flush()
+        return True
+
     def post(self, messages: Iterable[Message | None]) -> None:
         """Sends small messages without ever blocking the caller: now, or by whoever can next."""
         self._posted.extend(message for message in messages if message is not None)

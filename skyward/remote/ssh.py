@@ -28,6 +28,8 @@ from skyward.remote.sshconfig import Route, plan_route
 from skyward.remote.tail import TAIL_BYTES, Tail
 
 _PHASES_OF_TIMEOUT = 3
+TRIED_BYTES = 32 << 10
+"""As much fits into the buffer of a socket that can be written to at all."""
 _JOIN_S = 2.0
 
 # What goes wrong is raised; without a handler of its own paramiko's log would reach the user's terminal.
@@ -259,6 +261,16 @@ class SSHStream:
                     raise ConnectionLost(f"{self._where}: the connection is gone") from error
                 left = left[size:]
 
+    def try_write(self, data: bytes, /) -> bool:
+        if len(data) > TRIED_BYTES or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            return self._has_window(len(data)) and self._transport.try_send_data(
+                self.channel, memoryview(data)
+            )
+        finally:
+            self._writing.release()
+
     def close_write(self) -> None:
         with self._writing, self.channel.lock:
             message = self.channel._send_eof() if not self.channel.closed else None
@@ -326,6 +338,12 @@ class SSHStream:
             message.add_int(self.channel.remote_chanid)
             message.add_int(room)
             self._transport.post((message,))
+
+    def _has_window(self, size: int) -> bool:
+        """Whether the peer allows that much now. Needs `_writing`: nobody else takes of it then."""
+        channel = self.channel
+        with channel.lock:
+            return not channel.closed and not channel.eof_sent and int(channel.out_window_size) >= size
 
     def _take_window(self, wanted: int) -> int:
         """How much may be sent now, taken from what the peer allows; blocks while that is nothing."""
