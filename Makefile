@@ -63,6 +63,7 @@ bench: .venv/peers
 	@BENCH_PYTHON=.venv/peers-env/bin/python $(BIN)/python bench/tasks.py
 	@BENCH_PYTHON=.venv/peers-env/bin/python $(BIN)/python bench/faults.py
 	@$(BIN)/python bench/catalog_query.py
+	@$(BIN)/python bench/cloud.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

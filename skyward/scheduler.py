@@ -65,6 +65,9 @@ MAX_RESULT = 1 << 40
 MAX_FUNCTIONS = 256
 """Functions whose pickles are kept for the next time."""
 HEARTBEAT_S = 1.0
+IDLE_HEARTBEAT_S = 1.9
+"""The same for a node that has nothing to do, looked at every half second: a hundred of them cost less than 1 % of a
+core, and an answer still comes before anybody is suspected."""
 CLOCK_S = 0.05
 RECALL_AFTER_S = 0.1
 PAUSED_S = 2.0
@@ -846,7 +849,7 @@ class SSHEngine(Engine):
         if not link.is_up:
             return
         silent = now - link.last_heard
-        if now - link.last_ping >= HEARTBEAT_S:
+        if now - link.last_ping >= (HEARTBEAT_S if node.on_way or link.has_short_lease else IDLE_HEARTBEAT_S):
             link.last_ping = now
             link.ping()
         if silent >= link.lost_s:

@@ -48,6 +48,8 @@ LOCAL_LINGER_S = 2.0
 SUSPECT_S = 3.0
 LOST_S = 10.0
 """A node that has been silent for so long is given up and its tasks move, seconds."""
+SHORT_LEASE_S = 10.0
+"""A lease below this is renewed as often as a busy node is asked for a sign of life, seconds."""
 HELLO_S = 15.0
 MAX_BREAKS = 5
 """So many broken connections in a short while, without one result in between, are the end."""
@@ -191,6 +193,7 @@ class Link:
         self._lease = (
             {"path": lease_file, "every_s": max(0.2, (lease_s or 10.0) / 10)} if lease_file else None
         )
+        self.has_short_lease = lease_s is not None and lease_s < SHORT_LEASE_S
         self._notice_file = notice_file
         self.on_notice = on_notice
         self._on_unreachable = on_unreachable or (lambda: None)
