@@ -6,7 +6,8 @@ pandas or numpy: answers are fetched as plain tuples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -27,7 +28,7 @@ from skyward.catalog.query import (
 )
 from skyward.catalog.result import Matched, Provenance, Result, aware, in_words, provenance_of
 from skyward.catalog.schema import SCHEMA_VERSION, TABLES
-from skyward.errors import DamagedCatalogError, QueryError, StalePricesError
+from skyward.errors import CatalogError, DamagedCatalogError, QueryError, StalePricesError
 from skyward.model.offer import Offer
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class Catalog:
         """As `rows`, as offers. An indicative offer of unknown size has 0 vCPUs and 0 GiB."""
         query = self._prepared(replace(query, columns=OFFER_COLUMNS, group_by=()))
         self._refuse_stale(query)
-        return [offer_of(row) for row in self._db.execute(*build_sql(query)).fetchall()]
+        with _files_still_there():
+            return [offer_of(row) for row in self._db.execute(*build_sql(query)).fetchall()]
 
     def matched(self, query: OfferQuery) -> Matched:
         """How much matches before the limit, and from where, provider by provider."""
@@ -234,7 +236,8 @@ class Catalog:
 
     def ask(self, sql: str, parameters: Parameters | None = None) -> Result:
         """Runs one statement on the catalog's connection."""
-        return fetch(self._db.execute(sql, parameters or {}))
+        with _files_still_there():
+            return fetch(self._db.execute(sql, parameters or {}))
 
     def arrow(self, sql: str, parameters: Parameters) -> pa.Table:
         """As `ask`, as an Arrow table; for what is written on, because it imports pyarrow."""
@@ -433,3 +436,17 @@ FROM offers
 WHERE accelerator = $name
 GROUP BY ALL
 ORDER BY min_usd_per_gpu_hour NULLS LAST, provider, pricing, quality"""
+
+
+@contextmanager
+def _files_still_there() -> Iterator[None]:
+    """A catalog that stays open keeps the files it found; refreshes replace them, and the second one removes them."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise CatalogError(
+            "prices were refreshed, and the files this catalog had opened are gone: open it again",
+            facts=[str(error).splitlines()[0]],
+        ) from error

@@ -14,7 +14,7 @@ from skyward.catalog.query import OfferQuery
 from skyward.catalog.refresh import publish
 from skyward.catalog.store import Catalog, open_catalog
 from skyward.config import Places
-from skyward.errors import QueryError, StalePricesError
+from skyward.errors import CatalogError, QueryError, StalePricesError
 from skyward.model.accelerator import default_registry
 from skyward.model.offer import Offer
 
@@ -265,3 +265,18 @@ def test_verify_reads_every_file(make_catalog: MakeCatalog, places: Places) -> N
 
     assert {finding.what.split()[0] for finding in findings} == {"bundled", "live", "user", "history"}
     assert [finding.path for finding in findings if not finding.ok] == [bad]
+
+
+def test_a_catalog_whose_files_have_been_replaced_says_so(make_catalog: MakeCatalog) -> None:
+    first = make_catalog(offer(usd_per_hour=0.2))
+    refresh(first, offer(usd_per_hour=0.25, observed_at=TODAY))
+    with reopened(first) as old:
+        for _ in range(3):
+            with reopened(first) as other:
+                refresh(other, offer(usd_per_hour=0.26, observed_at=TODAY))
+        for layer in old.layers:  # as if it had been the last one to hold them
+            layer.path.unlink(missing_ok=True)
+        with pytest.raises(CatalogError, match="open it again"):
+            old.rows(OfferQuery())
+        with pytest.raises(CatalogError, match="open it again"):
+            old.offers(OfferQuery())
