@@ -33,6 +33,7 @@ from skyward.testing.machines_image import (
     write_image,
 )
 from skyward.testing.machines_userdata import UserData, parse_user_data
+from skyward.testing.processes import bearing, in_space, space_of
 from skyward.testing.simcloud_network import Direction, Network
 from skyward.testing.sshd import can_isolate, require_sshd
 
@@ -304,9 +305,9 @@ class _Plain:
         """With a process space of its own, those in it; else descendants, now or before, and what bears our mark."""
         import psutil
 
-        space = _link(f"/proc/{self.init}/ns/pid") if self.init else None
-        if space is not None and space != _link("/proc/self/ns/pid"):
-            return _in_space(space, self.init)
+        space = space_of(self.init) if self.init else None
+        if space is not None and space != space_of("self"):
+            return in_space(space, self.init)
         try:
             below = psutil.Process(self.init).children(recursive=True) if self.init else []
         except psutil.NoSuchProcess:
@@ -383,10 +384,7 @@ class _Plain:
         return int(children[0]) if children else 0
 
     def _marked(self) -> list[Any]:
-        import psutil
-
-        mark = f"{MARK}={self.spec.name}".encode()
-        return [each for each in psutil.process_iter() if mark in _environ(each.pid)]
+        return bearing(f"{MARK}={self.spec.name}".encode())
 
 
 class _Isolated(_Plain):
@@ -415,8 +413,8 @@ class _Isolated(_Plain):
         _cut(process, self.init or self._first_process(process))
 
     def processes(self) -> list[Any]:
-        space = _link(f"/proc/{self.init}/ns/pid") if self.init else None
-        return [] if space is None else _in_space(space, self.init)
+        space = space_of(self.init) if self.init else None
+        return [] if space is None else in_space(space, self.init)
 
     def command(self, script: str) -> Sequence[str]:
         spaces = ["--pid", "--mount", "--uts", *(["--time"] if _has_time_namespaces() else [])]
@@ -514,13 +512,6 @@ def _cut(process: subprocess.Popen[bytes], init: int) -> None:
             pipe.close()
 
 
-def _in_space(space: str, init: int) -> list[Any]:
-    import psutil
-
-    own = (process for process in psutil.process_iter() if _link(f"/proc/{process.pid}/ns/pid") == space)
-    return [process for process in own if process.pid != init]
-
-
 def _is_alive(process: Any) -> bool:
     import psutil
 
@@ -557,17 +548,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-
-def _link(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
-def _environ(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""

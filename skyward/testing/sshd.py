@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from skyward.model.instance import Endpoint
+from skyward.testing.processes import bearing, in_space, space_of
 
 HostKeyType = Literal["ed25519", "ecdsa", "rsa"]
 Victim = Literal["listener", "sessions", "everything"]
@@ -354,23 +355,13 @@ class SSHServer:
             return []
 
     def _in_namespace(self) -> list[Any]:
-        import psutil
-
-        space = _link(f"/proc/{self._init_pid}/ns/pid")
-        if space is None:
-            return []
-        own = (p for p in psutil.process_iter() if _link(f"/proc/{p.pid}/ns/pid") == space)
-        return [process for process in own if process.pid != self._init_pid]
+        space = space_of(self._init_pid)
+        return [] if space is None else in_space(space, self._init_pid)
 
     def _marked(self) -> list[Any]:
         """Descendants now or before, and whatever carries our mark in its environment."""
-        import psutil
-
         mark = f"{_MARK}={getattr(self, 'name', None)}".encode()
-        for process in [
-            *self._below(self._sshd),
-            *(p for p in psutil.process_iter() if mark in _environ(p.pid)),
-        ]:
+        for process in [*self._below(self._sshd), *bearing(mark)]:
             self._known.setdefault(process.pid, process)
         self._known = {pid: p for pid, p in self._known.items() if p.is_running() and p.status() != "zombie"}
         return list(self._known.values())
@@ -494,17 +485,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             pipe.close()
     process.wait(_STOP_S)
-
-
-def _link(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
-def _environ(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
