@@ -310,7 +310,11 @@ def test_the_next_command_ends_what_client_and_reaper_left(
     time.sleep(0.3)
     assert launched(ec2)
 
+    (item,) = skyward("ps", "--json").document["items"]
     done = skyward("plugins")
+
+    assert item["state"] == "orphaned"
+    assert 900 - 10 < item["lease_left_s"] < item["lease_s"] == 900
 
     assert "its client is gone; 2 machines at $0.20/h are ended in the background" in done.err
     assert empty(ec2, 10) < 10
