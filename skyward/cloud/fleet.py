@@ -24,7 +24,16 @@ from skyward.cloud.briefing import Briefing
 from skyward.cloud.desks import Desks, plugin_fields
 from skyward.cloud.journal import Journal
 from skyward.cloud.keys import PoolKeys, forget
-from skyward.cloud.launch import Failure, Launcher, Terms, alternatives, is_ruled_out, no_machines, words
+from skyward.cloud.launch import (
+    Failure,
+    Launcher,
+    Terms,
+    alternatives,
+    because,
+    is_ruled_out,
+    no_machines,
+    words,
+)
 from skyward.cloud.partitions import with_partitions
 from skyward.cloud.reaper import Reaper, place_of
 from skyward.cloud.refusals import remember
@@ -56,6 +65,7 @@ from skyward.model.image import Image
 from skyward.model.instance import Endpoint, Instance, InstanceState
 from skyward.model.offer import Offer
 from skyward.model.plan import Plan
+from skyward.model.sizes import format_duration
 from skyward.model.volume import S3Volume, Volume
 from skyward.plugins import Plugins
 from skyward.remote.environment import Environment, check_python, prepare
@@ -282,7 +292,7 @@ class Fleet:
                 if isinstance(error, CapacityError):
                     remember(offer)
                 if isinstance(error, CredentialsError) or len(self.order.plan.ranked) > 1:
-                    self._warn(f"{words(offer)}: {error.message}")
+                    self._warn(f"{words(offer)}: {because(error)}")
                 return []
         if surplus := found[count:]:
             self._end([self._node(-1, one, offer) for one in surplus])
@@ -329,6 +339,7 @@ class Fleet:
                 self._prepare(node)
                 return node
             except BaseException as error:  # whatever it is, it is this node's end and the starter's to judge
+                self._advise(node, error)
                 other = self._another(node, error)
                 if other is None:
                     with self._changed:
@@ -366,6 +377,19 @@ class Fleet:
             self._changed.notify_all()
         return other
 
+    def _patience_s(self, node: Node) -> float:
+        """How long a machine may take until it can run tasks."""
+        own: float | None = getattr(node.provider.config, "instance_timeout", None)
+        return self.order.bootstrap_timeout_s or own or BOOTSTRAP_S
+
+    def _advise(self, node: Node, error: BaseException) -> None:
+        """Tells how long a machine had that did not get ready in time, and how it gets longer."""
+        if node.is_billed and isinstance(error, HostUnreachable | _NeverRan):
+            had_s = self._patience_s(node)
+            longer = format_duration(2 * had_s)
+            error.facts = (*error.facts, f"it had {format_duration(had_s)} to get ready")
+            error.hints = (*error.hints, f'bootstrap_timeout="{longer}", or -o bootstrap_timeout={longer}')
+
     def _is_to_blame(self, node: Node, error: BaseException) -> bool:
         """Whether another machine may fare better."""
         if not node.is_billed:
@@ -393,8 +417,7 @@ class Fleet:
 
     def _prepare(self, node: Node) -> None:
         began, order = time.monotonic(), self.order
-        own = getattr(node.provider.config, "instance_timeout", None)
-        deadline = began + (order.bootstrap_timeout_s or own or BOOTSTRAP_S)
+        deadline = began + self._patience_s(node)
         self._await_running(node, deadline)
         if order.engine.in_process:
             order.engine.add_node(node.instance)
