@@ -659,6 +659,9 @@ def test_what_a_refusal_of_ec2_speaks_of() -> None:
     assert not covers(offer("m7i.large", "spot"))
     assert not covers(offer("m7i.large", region="eu-west-1"))
     assert capacity.value.tried == tuple(zones)  # type: ignore[attr-defined]
+    assert quota_of(offer("p5.48xlarge", "spot")) != quota_of(offer("p4d.24xlarge", "spot"))
+    assert quota_of(offer("p5.48xlarge")) == quota_of(offer("p4d.24xlarge"))
+    assert quota_of(offer("gr6.4xlarge")) == quota_of(offer("g6.xlarge"))
     assert [quota_of(offer(kind))[2] for kind in ("r8g.large", "hpc7a.x", "p5.48xlarge", "trn1.2xlarge", "inf2.x")] == [
         "standard", "hpc", "p", "trn", "inf",
     ]  # fmt: skip
