@@ -24,7 +24,7 @@ from skyward_aws.cloud import Patience
 from skyward_aws.config import AWS
 from skyward_aws.credentials import expires_in_s
 from skyward_aws.machines import read_instance
-from skyward_aws.network import CHECK_IP
+from skyward_aws.network import CHECK_IP, CHECK_IP_VARIABLE
 from skyward_aws.reach import reaching
 from skyward_aws.regions import ALWAYS_OPEN, closed_region, is_closed
 from skyward_aws.site import Site
@@ -38,8 +38,7 @@ _MISMATCH = "IdempotentParameterMismatch"
 class Account:
     """An account as one configuration sees it: its own region, and those it has launched in. Thread-safe.
 
-    `environ` are variables to sign with instead of this process's own; `check_ip` is a URL that answers with the
-    address of who asks.
+    `environ` are variables to sign with instead of this process's own.
     """
 
     def __init__(
@@ -49,12 +48,12 @@ class Account:
         *,
         environ: Mapping[str, str] | None = None,
         patience: Patience | None = None,
-        check_ip: str = CHECK_IP,
     ) -> None:
         self.config = config
         self.region = region
         self.patience = patience or Patience()
-        self.check_ip = check_ip
+        self.check_ip = (os.environ if environ is None else environ).get(CHECK_IP_VARIABLE) or CHECK_IP
+        """A URL that answers with the address of who asks."""
         self.per_call = PER_CALL
         """Machines per page, and per request to end some."""
         self._environ = environ

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -600,6 +601,27 @@ def test_a_machine_that_is_stuck_in_shutting_down_is_seen_to_in_the_background(
     assert "still shutting down; it is seen to in the background" in told[-1]
     ec2.heal()
     clean(ec2, 20)
+
+
+def test_a_machine_that_stays_in_shutting_down_is_told_again(
+    make_aws: Any, ec2: SimulatedEC2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyward.cloud.teardown.STUCK_S", 1.0)
+    ec2.fault("TerminateInstances", "stuck", times=None)
+    pool = make_aws()
+    pool.start()
+    stopping = threading.Thread(target=pool.stop)
+
+    stopping.start()
+    deadline = time.monotonic() + 20
+    while ec2.count("TerminateInstances") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ec2.heal()
+    stopping.join(20)
+
+    assert ec2.running() == []
+    clean(ec2)
 
 
 # -- secrets -------------------------------------------------------------------------------------------------------
