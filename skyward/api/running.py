@@ -14,8 +14,9 @@ from skyward.api.bus import EventBus
 from skyward.api.flight import Collection, Flight, Sequel, Stream, TaskFuture
 from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
-from skyward.cloud.fleet import Fleet, FleetOrder
+from skyward.cloud.fleet import Fleet
 from skyward.cloud.gc import sweep
+from skyward.cloud.order import FleetOrder
 from skyward.cloud.project import project_root
 from skyward.contracts.engine import Engine, EngineContext
 from skyward.contracts.provider import Provider

@@ -9,24 +9,20 @@ been attached for `linger_s` seconds.
 
 from __future__ import annotations
 
-import collections
-import json
 import math
 import os
 import select
-import shutil
-import signal
-import socket
 import struct
 import sys
 import time
 
 from skyward.remote import wire
-from skyward.remote.slot import Chunk, Slot
+from skyward.remote.lean import OrderedDict, deque, from_json, signal, socket, to_json
+from skyward.remote.slot import Chunk, Slot, adopt_orphans
+from skyward.remote.unpack import check, unpack
 
-TYPE_CHECKING = False  # see `wire`
+TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    import zipfile
     from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 OUTPUT_CAP = 1 << 20
@@ -44,6 +40,9 @@ STARVED_S = 0.002
 STEAL_AFTER_S = 0.05
 """A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
 MAX_START_FAILURES = 3
+BOOTED = "/run/cloud-init/result.json"
+"""Written when cloud-init is done: its doc/status.txt, by https://github.com/canonical/cloud-init/issues/2416 (read
+2026-11-30)."""
 NOTICE_S = 1.0
 """How often it is looked whether the cloud has announced the end of this machine, seconds."""
 
@@ -51,13 +50,17 @@ NOTICE_S = 1.0
 # -- the command that SSH runs -------------------------------------------------------------------------------
 
 
-def start(settings: Dict[str, Any]) -> None:
-    """Attaches standard input and output to the agent of this session, starting it first if need be."""
+def start(text: str, modules: bytes) -> None:
+    """Attaches standard input and output to the agent of this session, starting it first if need be.
+
+    `text` is its settings as JSON; `modules` what this module was made of, for workers.
+    """
+    settings = dict(from_json(text), modules=modules)
     directory = choose_directory(settings.get("directory"))
     run_directory = os.path.join(directory, "runs", settings["session"])
     link = _connect(run_directory)
     if link is None:
-        shutil.rmtree(run_directory, ignore_errors=True)
+        _remove(run_directory)
         os.makedirs(run_directory, mode=0o700)
         listener = socket.socket(socket.AF_UNIX)
         _in(run_directory, lambda: listener.bind("agent.sock"))
@@ -155,7 +158,7 @@ class Client:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self.decoder = wire.Decoder()
-        self.out: Deque[memoryview] = collections.deque()
+        self.out: Deque[memoryview] = deque()
         self.out_size = 0
         self.is_writing = False
         os.set_blocking(read_fd, False)
@@ -246,11 +249,11 @@ class Agent:
         self.client: Optional[Client] = None
         self.detached_at = time.monotonic()
         self.slots: List[Slot] = []
-        self.queue: Deque[Chunk] = collections.deque()
+        self.queue: Deque[Chunk] = deque()
         self.waiting: List[Chunk] = []
         self.sequence = 0
-        self.outbox: Deque[Tuple[int, bytes, bytes]] = collections.deque()
-        self.fetches: collections.OrderedDict[str, Tuple[Any, int, int]] = collections.OrderedDict()
+        self.outbox: Deque[Tuple[int, bytes, bytes]] = deque()
+        self.fetches: OrderedDict[str, Tuple[Any, int, int]] = OrderedDict()
         self.receiving: Dict[str, Tuple[Any, int]] = {}
         self.have: Set[str] = set()
         self.printed: Dict[int, int] = {}
@@ -272,7 +275,7 @@ class Agent:
 
     def serve(self) -> None:
         """Runs until the client says farewell or has been gone for too long."""
-        _adopt_orphans()
+        adopt_orphans()
         self.poller.watch(self.listener, self._on_listener)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         woken_read, woken_write = os.pipe()
@@ -312,7 +315,7 @@ class Agent:
     # -- the client --
 
     def _on_listener(self) -> None:
-        link, _ = self.listener.accept()
+        link = socket.socket(fileno=self.listener._accept()[0])  # type: ignore[attr-defined]  # all of them have it
         link.settimeout(5)
         try:
             _, ancillary, _, _ = link.recvmsg(1, socket.CMSG_SPACE(8))
@@ -331,6 +334,7 @@ class Agent:
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
             archives=[name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")],
             have=sorted(self.have), configured=self.configuration is not None,
+            is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
 
     def _on_client(self) -> None:
@@ -564,7 +568,7 @@ class Agent:
             if not os.path.exists(path):
                 return
         try:
-            places = {one["role"]: self._unpack(one) for one in wanted["archives"]}
+            places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
         except (OSError, ValueError) as error:
             self._say(
@@ -572,36 +576,17 @@ class Agent:
             )
             self.configuration = None
 
-    def _unpack(self, one: Dict[str, Any]) -> str:
-        """Where an archive lies unpacked: shared for our own runtime, private to this run for the user's project."""
+    def _place(self, one: Dict[str, Any]) -> str:
+        """Where an archive lies unpacked: private to this run for the user's project; shared for our own runtime, which
+        the first worker that gets a task unpacks."""
         source = os.path.join(self.archives, one["digest"] + ".zip")
-        if _digest(source) != one["digest"]:
-            os.unlink(source)
-            raise ValueError("archive %s is damaged" % one["digest"][:12])
-        shared = one["role"] == "runtime"
-        target = (
-            os.path.join(self.archives, one["digest"])
-            if shared
-            else os.path.join(self.run_directory, one["role"])
-        )
-        if os.path.isdir(target):
-            return target
-        temporary = target + ".tmp%d" % os.getpid()
-        import zipfile  # takes long, and an agent that is met again needs none
-
-        try:
-            with zipfile.ZipFile(source) as archive:
-                for member in archive.infolist():
-                    _extract(archive, member, temporary)
-        except zipfile.BadZipFile as error:
-            raise ValueError(str(error)) from error
-        os.makedirs(temporary, exist_ok=True)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not os.path.isdir(target):
-                raise
+        target = os.path.join(self.archives, one["digest"])
+        if one["role"] != "runtime":
+            target = os.path.join(self.run_directory, one["role"])
+        if not os.path.isdir(target):
+            check(source, one["digest"])
+        if one["role"] != "runtime":
+            unpack(source, target)
         return target
 
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
@@ -611,14 +596,20 @@ class Agent:
         path = search_path(places, wanted["sys_path"], cwd)
         settings = {
             "sys_path": path,
+            "runtime": places.get("runtime"),
             "blobs": self.blobs,
             "spool": self.spool,
             "result_cap": wanted.get("result_cap"),
         }
+        modules = os.path.join(self.run_directory, "modules")
+        with open(modules, "wb") as file:
+            file.write(self.settings["modules"])
         for worker, extra in enumerate(wanted["workers"]):
             for _ in range(wanted["concurrency"]):
                 env = dict(environment, **extra)
-                spawn = {"python": wanted["python"], "env": env, "cwd": cwd, "settings": settings}
+                spawn = {
+                    "python": wanted["python"], "modules": modules, "env": env, "cwd": cwd, "settings": settings
+                }  # fmt: skip
                 slot = Slot(len(self.slots), worker, spawn, self._watch, self._unwatch)
                 self.slots.append(slot)
                 self._spawn(slot)
@@ -699,7 +690,7 @@ class Agent:
         for one in [*self.queue, *self.waiting]:
             if one.id in chunks:
                 tasks += one.unstarted
-        self.queue = collections.deque(one for one in self.queue if one.id not in chunks)
+        self.queue = deque(one for one in self.queue if one.id not in chunks)
         self.waiting = [one for one in self.waiting if one.id not in chunks]
         for slot in self.slots:
             if slot.chunk is not None and slot.chunk.id in chunks:
@@ -795,7 +786,7 @@ class Agent:
         if rest is not None:
             self.queue.appendleft(rest)
         if victim is not None:
-            body = json.dumps(dict(story, tail=tail)).encode()
+            body = to_json(dict(story, tail=tail)).encode()
             self._end_of_output(victim)
             self._results(wire.RECORD.pack(len(body), victim, wire.RECORD_DEATH, 0.0) + body)
         slot.failures = slot.failures + 1 if was_starting else 0
@@ -814,7 +805,7 @@ class Agent:
         if all(one.state == "dead" for one in self.slots):
             for chunk in [*self.queue, *self.waiting]:
                 for task in chunk.unstarted:
-                    body = json.dumps(dict(story, tail=tail, reason="worker-cannot-start")).encode()
+                    body = to_json(dict(story, tail=tail, reason="worker-cannot-start")).encode()
                     self._results(wire.RECORD.pack(len(body), task, wire.RECORD_DEATH, 0.0) + body)
             self.queue.clear()
             self.waiting = []
@@ -858,7 +849,7 @@ class Agent:
         try:
             with open(path, "rb") as file:
                 text = file.read(65536)
-            notice = json.loads(text.decode())
+            notice = from_json(text.decode())
         except (OSError, ValueError):
             return
         if self.client is not None and text != self.noticed and isinstance(notice, dict):
@@ -899,7 +890,7 @@ class Agent:
                 else:
                     time.sleep(0.002)
         _end_orphans(set())
-        shutil.rmtree(self.run_directory, ignore_errors=True)
+        _remove(self.run_directory)
         while self.client is not None and self.client.out and time.monotonic() < deadline:
             if not self.client.flush():
                 break
@@ -955,14 +946,22 @@ def find_pythons() -> Dict[str, str]:
 
 def _find_uv(directory: str) -> Optional[str]:
     home = os.path.expanduser("~")
-    for path in (
-        shutil.which("uv"),
-        os.path.join(home, ".local/bin/uv"),
-        os.path.join(home, ".cargo/bin/uv"),
-    ):
-        if path and os.access(path, os.X_OK):
+    usual = (os.path.join(home, ".local/bin"), os.path.join(home, ".cargo/bin"))
+    for place in (*os.environ.get("PATH", "").split(os.pathsep), *usual):
+        path = os.path.join(place, "uv")
+        if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
+
+
+def _is_armed(path: Optional[str], lease: Optional[str]) -> bool:
+    """Whether the process whose id is in that file runs, and we may renew the lease it looks at."""
+    try:
+        with open(path or "") as file:
+            pid = int(file.read())
+    except (OSError, ValueError):
+        return False
+    return os.path.isdir("/proc/%d" % pid) and (not lease or os.access(lease, os.W_OK))
 
 
 def _libc() -> str:
@@ -988,31 +987,6 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _digest(path: str) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: str) -> None:
-    """One member, with its mode, or as the symbolic link it is; a name that leaves the target is refused."""
-    place = os.path.realpath(os.path.join(target, member.filename))
-    if not place.startswith(os.path.realpath(target) + os.sep):
-        raise ValueError("archive member %r leaves its directory" % member.filename)
-    mode = member.external_attr >> 16
-    if mode & 0o170000 == 0o120000:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.symlink(archive.read(member).decode(), os.path.join(target, member.filename))
-        return
-    archive.extract(member, target)
-    if mode & 0o777:
-        os.chmod(place, (mode & 0o777) | 0o600)
-
-
 def _drain(descriptor: int) -> None:
     try:
         os.read(descriptor, 4096)
@@ -1020,21 +994,18 @@ def _drain(descriptor: int) -> None:
         pass
 
 
+def _remove(directory: str) -> None:
+    if os.path.isdir(directory):
+        import shutil
+
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
         pass
-
-
-def _adopt_orphans() -> None:
-    """What workers leave behind becomes our child, so that it can be ended."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    except Exception:
-        return
 
 
 def _end_orphans(spared: Set[int]) -> None:

@@ -7,7 +7,6 @@ thread may not wait for the line to take what it sends, so another one sends it.
 
 from __future__ import annotations
 
-import base64
 import json
 import marshal
 import queue
@@ -37,7 +36,7 @@ from skyward.errors import (
 from skyward.model.event import Event
 from skyward.model.instance import Endpoint, Instance
 from skyward.remote import wire
-from skyward.remote.bundle import Archive
+from skyward.remote.bundle import Archive, cloudpickle_codes
 from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.probe import Probe
@@ -71,6 +70,39 @@ _LOADER = (
     " return b\n"
     "exec(r(int(r(8))))\n"
 )
+_AGENT = ("lean", "wire", "unpack", "slot", "agent")
+_WORKER = ("lean", "wire", "unpack", "worker")
+"""The modules each of them is made of, every module after those that it imports."""
+_LOAD = """
+import sys
+from marshal import loads
+from zlib import decompress
+
+frozen = sys.modules.get("_frozen_importlib_external")
+alike = sys.implementation.cache_tag == parts["tag"] and getattr(frozen, "MAGIC_NUMBER", b"") == parts["magic"]
+
+def load(names):
+    ours = ["skyward", "skyward.remote", *("skyward.remote." + name for name in names)]
+    for name in ours:
+        sys.modules[name] = type(sys)(name)
+    for name in ours[:2]:
+        sys.modules[name].__path__ = []
+    for name in names:
+        module = sys.modules["skyward.remote." + name]
+        setattr(sys.modules["skyward.remote"], name, module)
+        part = loads(decompress(parts["codes" if alike else "sources"][name]))
+        exec(part if alike else compile(part, "<skyward " + name + ">", "exec"), module.__dict__)
+    for name in ours:  # what a task imports is the real one
+        del sys.modules[name]
+    return module
+
+def agent(settings, modules):
+    load(parts["agent"]).start(settings, modules)
+
+def worker():
+    load(parts["worker"]).main(parts["tasks"] if alike else {})
+"""
+"""What makes our modules on a machine, without any file of ours; `parts` is what `_modules` gives."""
 _FIND = (
     'for p in "$1" python3 /usr/bin/python3 /usr/local/bin/python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do '
     'command -v "$p" >/dev/null 2>&1 && exec "$p" -I -S -u -c "$0"; done; '
@@ -114,37 +146,34 @@ class WorkerSettings:
 
 
 @cache
-def _modules() -> str:
-    """The agent's modules as a program: their bytecode for a Python like ours, which saves it the compiling, and their
-    source for any other. Both are for one machine to read now; nothing of it is kept."""
+def _modules() -> bytes:
+    """Our modules for a machine: their bytecode for a Python like this one, which saves it the compiling, and their
+    source for any other. Marshalled, to be read there and now: nothing of it outlives the run. An agent hands it on to
+    its workers."""
     here = Path(__file__).parent
-    sources = {name: (here / f"{name}.py").read_text() for name in ("wire", "slot", "agent")}
+    sources = {name: (here / f"{name}.py").read_text() for name in dict.fromkeys(_AGENT + _WORKER)}
     codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
-    return (
-        "import base64,json,marshal,sys,types,zlib\n"
-        "read=lambda text:zlib.decompress(base64.b64decode(text))\n"
-        f"alike=sys.implementation.cache_tag=={sys.implementation.cache_tag!r} and getattr("
-        f"sys.modules.get('_frozen_importlib_external'),'MAGIC_NUMBER',b'')=={MAGIC_NUMBER!r}\n"
-        f"codes=marshal.loads(read({_packed(marshal.dumps(codes))})) if alike else json.loads("
-        f"read({_packed(json.dumps(sources).encode())}).decode())\n"
-        "for name in ('skyward','skyward.remote'):\n"
-        "    sys.modules[name]=types.ModuleType(name); sys.modules[name].__path__=[]\n"
-        "for name,code in codes.items():\n"
-        "    module=types.ModuleType('skyward.remote.'+name); sys.modules[module.__name__]=module\n"
-        "    setattr(sys.modules['skyward.remote'],name,module)\n"
-        "    exec(code if alike else compile(code,'<skyward '+name+'>','exec'),module.__dict__)\n"
-    )
 
+    def packed(code: Any) -> bytes:
+        return zlib.compress(marshal.dumps(code), 9)
 
-def _packed(data: bytes) -> str:
-    return repr(base64.b64encode(zlib.compress(data, 9)).decode())
+    parts = {
+        "tag": sys.implementation.cache_tag, "magic": MAGIC_NUMBER, "agent": _AGENT, "worker": _WORKER, "load": _LOAD,
+        "codes": {name: packed(code) for name, code in codes.items()},
+        "sources": {name: zlib.compress(marshal.dumps(text, 2), 9) for name, text in sources.items()},
+        "tasks": {name: packed(code) for name, code in cloudpickle_codes()},
+    }  # fmt: skip
+    return marshal.dumps(parts, 2)  # what every Python reads
 
 
 def agent_program(settings: Mapping[str, Any]) -> bytes:
     """The program that becomes the agent; read and executed by the one-liner that SSH starts."""
-    start = f"sys.modules['skyward.remote.agent'].start(json.loads({json.dumps(dict(settings))!r}))\n"
-    program = (_modules() + start).encode()
-    return b"%08d" % len(program) + program
+    modules = _modules()
+    program = (
+        f"import marshal; text = r({len(modules)}); it = {{'parts': marshal.loads(text)}}; exec(it['parts']['load'], it)\n"
+        f"it['agent']({json.dumps(dict(settings))!r}, text)\n"
+    ).encode()
+    return b"%08d" % len(program) + program + modules
 
 
 class Link:
@@ -162,6 +191,7 @@ class Link:
         is_booting: bool = False,
         linger_s: float | None = None,
         lost_s: float = LOST_S,
+        armed_file: str | None = None,
         lease_file: str | None = None,
         lease_s: float | None = None,
         notice_file: str | None = None,
@@ -170,7 +200,7 @@ class Link:
     ) -> None:
         """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
 
-        As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
+        What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
         `on_unreachable` is called when a new connection is not made at once: whoever guards the node may have to be told
         that this client has another address now.
@@ -193,6 +223,7 @@ class Link:
         self._lease = (
             {"path": lease_file, "every_s": max(0.2, (lease_s or 10.0) / 10)} if lease_file else None
         )
+        self._armed_file = armed_file
         self.has_short_lease = lease_s is not None and lease_s < SHORT_LEASE_S
         self._notice_file = notice_file
         self.on_notice = on_notice
@@ -235,20 +266,21 @@ class Link:
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    def open(self, deadline_s: float) -> Probe:
-        """Connects, starts the agent and hears what kind of machine this is.
+    def open(self, deadline_s: float, is_gone: Callable[[], bool] = lambda: False) -> Probe:
+        """Connects, starts the agent and hears what kind of machine this is. A booting machine is tried again until it
+        `is_gone`, which is asked after each attempt that failed.
 
         Raises:
             HostUnreachable, HostKeyError, AuthenticationError: as `connect`, after `deadline_s` if it is booting.
             BootstrapError: there is no python3 to run the agent on, or nowhere to write.
         """
         deadline = time.monotonic() + deadline_s
-        self._attach(deadline, patient=self._is_booting)
+        self._attach(deadline, is_gone if self._is_booting else lambda: True)
         assert self._hello is not None
         self.probe = Probe.from_hello(self._hello)
         return self.probe
 
-    def _attach(self, deadline: float, *, patient: bool) -> None:
+    def _attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> None:
         pause = 0.1
         while True:
             if self.is_closed:
@@ -258,7 +290,7 @@ class Link:
                 return
             except (HostUnreachable, HostKeyError, AuthenticationError, ConnectionLost) as error:
                 self._hang_up()
-                if not patient or time.monotonic() + pause > deadline:
+                if time.monotonic() + pause > deadline or is_hopeless():
                     raise
                 del error
             except BaseException:
@@ -278,7 +310,7 @@ class Link:
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
-                "lease": self._lease, "notice": self._notice_file,
+                "armed": self._armed_file, "lease": self._lease, "notice": self._notice_file,
             }
         )  # fmt: skip
         stream.write(
@@ -290,12 +322,13 @@ class Link:
         self._stream = stream
         stream.on_data(_Hearing(self, stream).feed)
         with self._changed:
-            limit = min(deadline, time.monotonic() + HELLO_S)
+            began = time.monotonic()
+            limit = min(deadline, began + HELLO_S)
             while self._sync is None and self._failure is None:
                 left = limit - time.monotonic()
                 if left <= 0:
                     raise HostUnreachable(
-                        f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s"
+                        f"{self.endpoint}: connected, but the agent did not answer within {limit - began:.0f} s"
                     )
                 self._changed.wait(left)
         if self._failure is not None:

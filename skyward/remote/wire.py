@@ -11,14 +11,14 @@ lost connection and never a short result.
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
-from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 
-TYPE_CHECKING = False  # what is only for type checkers takes a third of the time an agent needs to start
+from skyward.remote.lean import from_json, to_json
+
+TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+    from typing import Any, Dict, Iterator, List, Tuple, Union
 
     Buffer = Union[bytes, bytearray, memoryview]
 
@@ -53,27 +53,13 @@ INLINE = 64 << 10
 """Values up to this many bytes travel inside a record or a task; longer ones on their own, bytes."""
 
 
-def _make_encoder() -> Callable[[Dict[str, Any]], str]:
-    """json.dumps without making its encoder anew for every frame, which takes longer than encoding one."""
-    plain = json.JSONEncoder(separators=(",", ":"))
-    if c_make_encoder is None:
-        return plain.encode
-    encode_parts = c_make_encoder(
-        None, plain.default, encode_basestring_ascii, None, ":", ",", False, False, True
-    )
-    return lambda header: "".join(encode_parts(header, 0))
-
-
-_to_json = _make_encoder()
-
-
 class BadFrame(Exception):
     """The bytes are not a frame of ours."""
 
 
 def encode(kind: int, header: Dict[str, Any], payload_length: int = 0) -> bytes:
     """Everything of a frame but its payload, which the caller sends right after."""
-    text = _to_json(header).encode("ascii")
+    text = to_json(header).encode("ascii")
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
     return checked + _SUM.pack(zlib.crc32(text, zlib.crc32(checked))) + text
 
@@ -178,7 +164,7 @@ class Decoder:
 
 def _header(text: bytes) -> Dict[str, Any]:
     try:
-        header = json.loads(text.decode("utf-8", "surrogatepass"))
+        header = from_json(text.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise BadFrame("a frame header is not JSON: %s" % error) from None
     if not isinstance(header, dict):

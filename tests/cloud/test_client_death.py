@@ -532,10 +532,35 @@ def test_a_machine_that_ec2_ends_at_once_is_replaced(make_aws: Any, ec2: Simulat
     clean(ec2)
 
 
+def test_a_machine_that_ends_before_it_is_reached_is_not_waited_for(make_aws: Any, ec2: SimulatedEC2) -> None:
+    ec2.fault("CreateFleet", "no-sshd")
+    told: list[str] = []
+    pool = make_aws(nodes=1, bootstrap_timeout=100)
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
+
+    def take_away() -> None:
+        while not ec2.running():
+            time.sleep(0.05)
+        time.sleep(0.5)  # it runs, as far as EC2 knows, and nobody answers there
+        ec2.interrupt(ec2.running()[0], 0)
+
+    thread = threading.Thread(target=take_away, daemon=True)
+    thread.start()
+    began = time.monotonic()
+    with pool:
+        took = time.monotonic() - began
+
+    thread.join()
+    assert took < 50
+    assert "Server.SpotInstanceTermination" in "; ".join(told)
+    assert len(ec2.bill) == 2
+    clean(ec2)
+
+
 def test_a_wrong_host_key_is_refused_and_the_machine_replaced(make_aws: Any, ec2: SimulatedEC2) -> None:
     ec2.fault("CreateFleet", "wrong-host-key")
     told: list[str] = []
-    pool = make_aws(nodes=1, bootstrap_timeout=6)
+    pool = make_aws(nodes=1, bootstrap_timeout=10)
     pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
 
     with pool:

@@ -346,7 +346,20 @@ def test_where_every_machine_is_taken_away_the_pool_fails_with_the_reason(
     with pytest.raises(sky.BootstrapError, match=r"Toy\.NoDisk"):
         make_pool().start()
 
-    assert len(toy.machines) == 3
+    assert len(toy.machines) == 4  # three offers, and the last of them once more
+    assert toy.running == []
+
+
+def test_without_another_offer_a_machine_that_was_taken_away_is_asked_for_again(
+    make_pool: MakePool, toy: toycloud.Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_OFFERS", "1")
+    toy.fault("launch", "die", times=1)
+
+    with make_pool() as pool:
+        assert [one.state for one in pool.instances] == ["running"]
+
+    assert len(toy.machines) == 2
     assert toy.running == []
 
 

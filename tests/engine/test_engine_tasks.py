@@ -573,7 +573,7 @@ def test_an_agent_is_compiled_where_python_is_not_like_ours(
     try:
         harness = make_harness()
         harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
-        assert "b'none like it'" in link._modules()
+        assert b"none like it" in link._modules()
         assert harness.call(square, 3).result() == 9
     finally:
         link._modules.cache_clear()

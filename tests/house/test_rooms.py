@@ -139,13 +139,24 @@ def test_no_plugin_imports_another() -> None:
 # -- what runs on instances ---------------------------------------------------------------------------------------
 
 ON_ANY_PYTHON = {
-    "remote/wire.py": set(),
-    "remote/slot.py": {"skyward.remote"},
-    "remote/agent.py": {"skyward.remote", "skyward.remote.slot"},
+    "remote/lean.py": set(),
+    "remote/wire.py": {"skyward.remote.lean"},
+    "remote/unpack.py": set(),
+    "remote/slot.py": {"skyward.remote", "skyward.remote.lean"},
+    "remote/agent.py": {
+        "skyward.remote",
+        "skyward.remote.lean",
+        "skyward.remote.slot",
+        "skyward.remote.unpack",
+    },
     "remote/builder.py": set(),
 }
 """Files that any python3 from 3.8 on runs, and what of Skyward each may import."""
-IN_THE_ENVIRONMENT = {"remote/worker.py": {"skyward.remote", "skyward.remote.pickling"}}
+IN_THE_ENVIRONMENT = {
+    "remote/worker.py": {
+        "skyward.remote", "skyward.remote.lean", "skyward.remote.pickling", "skyward.remote.unpack"
+    }
+}  # fmt: skip
 """What runs under the client's minor version; cloudpickle may be missing there until it is needed."""
 
 
