@@ -423,6 +423,23 @@ def test_a_client_that_moves_is_let_in_anew_and_its_old_address_shut_out(
     assert rules(ec2)[1] == ("tcp", 22, ["198.51.100.4/32"])
 
 
+@without_machines
+def test_a_client_with_an_address_of_version_six_is_let_in_alone(
+    make_aws: MakeAWS, ec2: SimulatedEC2
+) -> None:
+    ec2.client_address = "2001:db8::7"
+
+    make_aws(ssh_cidr=None).launch(order())
+
+    (group,) = client(ec2).describe_security_groups(
+        Filters=[{"Name": "tag:skyward:pool", "Values": ["p-1"]}]
+    )["SecurityGroups"]
+    assert [one["CidrIpv6"] for rule in group["IpPermissions"] for one in rule["Ipv6Ranges"]] == [
+        "2001:db8::7/128"
+    ]
+    assert [one for rule in group["IpPermissions"] for one in rule["IpRanges"]] == []
+
+
 def test_another_client_of_the_pool_is_let_in_beside_the_first(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:
     make_aws().launch(order())
     other = make_aws()
