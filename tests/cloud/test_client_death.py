@@ -262,7 +262,8 @@ def kill_reapers(reapers: Callable[[], list[int]]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-LEASE_S, BOOT_S = 4, 3
+LEASE_S, BOOT_S = 6, 3
+"""Long enough for a machine of a busy test box to boot, be reached and hear of its client for the first time."""
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -284,20 +285,20 @@ def test_without_its_reaper_the_machines_end_themselves_when_the_lease_is_over(
 
 
 def test_a_lease_is_renewed_as_long_as_the_client_lives(start: Start, ec2: SimulatedEC2) -> None:
-    bring_to("work", start, ec2, lease="3s")
+    bring_to("work", start, ec2, lease=f"{LEASE_S}s")
 
-    time.sleep(6)
+    time.sleep(2 * LEASE_S)
 
     assert launched(ec2)
 
 
 def test_a_machine_that_never_hears_of_its_client_ends_itself(start: Start, ec2: SimulatedEC2) -> None:
-    bring_to("work", start, ec2, lease="4s")
+    bring_to("work", start, ec2, lease=f"{LEASE_S}s")
 
     for id in ec2.running():
         ec2.machine(id).partition()
 
-    assert empty(ec2, 12) < 12
+    empty(ec2, 12)
 
 
 def test_the_next_command_ends_what_client_and_reaper_left(
@@ -372,10 +373,10 @@ def test_a_third_ctrl_c_changes_nothing_for_the_machines(start: Start, ec2: Simu
 def test_a_client_that_slept_for_longer_than_its_lease_goes_on_with_other_machines(
     start: Start, ec2: SimulatedEC2
 ) -> None:
-    client = bring_to("work", start, ec2, lease="3s")
+    client = bring_to("work", start, ec2, lease=f"{LEASE_S}s")
 
     client.process.send_signal(signal.SIGSTOP)
-    empty(ec2, 12)
+    empty(ec2, 20)
     client.process.send_signal(signal.SIGCONT)
 
     client.says("was ended: Client.InstanceInitiatedShutdown")
