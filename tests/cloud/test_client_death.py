@@ -387,6 +387,22 @@ def test_a_client_that_slept_for_longer_than_its_lease_goes_on_with_other_machin
     empty(ec2, 10)
 
 
+def test_a_client_whose_pool_is_ended_from_another_terminal_ends_and_says_so(
+    start: Start, ec2: SimulatedEC2, skyward: Any
+) -> None:
+    client = bring_to("work", start, ec2)
+    (pool,) = (item["pool"] for item in skyward("ps", "--json").document["items"])
+
+    done = skyward("down", pool, "--yes")
+
+    assert (done.code, ec2.running()) == (0, [])
+    client.ends(60)
+    assert "was ended by `skyward down`" in client.said
+    assert client.process.returncode == 1
+    assert len(ec2.bill) == NODES
+    clean(ec2)
+
+
 # -- answers that are lost, late, or no ----------------------------------------------------------------------------
 
 
