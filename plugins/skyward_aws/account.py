@@ -114,6 +114,7 @@ class Account:
                     site.known_offers(pool),
                     port=self.config.ssh_port,
                     user=self.config.username,
+                    endpoint=self.config.endpoint,
                 )
                 for reservation in site.cloud.pages(
                     DESCRIBE_INSTANCES, "Reservations", Filters=filters, MaxResults=self.per_call

@@ -550,11 +550,14 @@ def test_nobody_who_tells_the_address_is_an_error_with_a_way_out() -> None:
         own_network(Cloud("us-east-1"), "http://127.0.0.1:1")
 
 
-def test_a_simulation_on_this_machine_is_reached_from_this_machine(ec2: SimulatedEC2) -> None:
-    assert (
-        own_network(Cloud("us-east-1", endpoint=ec2.endpoint, environ=ec2.environ), "http://127.0.0.1:1")
-        == "127.0.0.1/32"
-    )
+def test_a_simulation_on_this_machine_is_reached_from_this_machine_unless_it_says_otherwise(
+    ec2: SimulatedEC2,
+) -> None:
+    cloud = Cloud("us-east-1", endpoint=ec2.endpoint, environ=ec2.environ)
+
+    assert own_network(cloud) == "127.0.0.1/32"
+    ec2.move_client("198.51.100.7")
+    assert own_network(cloud, ec2.environ["AWS_ENDPOINT_URL_CHECKIP"]) == "198.51.100.7/32"
 
 
 # -- what a refusal speaks of --------------------------------------------------------------------------------------
