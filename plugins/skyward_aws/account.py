@@ -75,7 +75,11 @@ class Account:
         asked, request = (request.offer, *request.alternatives), with_real_type(request)
         site = self.site(request.offer.region)
         self._warn_of_expiry(request)
-        with reaching(asked, request.count), self._in_open_region(site):
+        with (
+            _saying_what_is_left(site, request.pool),
+            reaching(asked, request.count),
+            self._in_open_region(site),
+        ):
             order = site.prepare(request)
             try:
                 machines = site.launch(order)
@@ -200,6 +204,17 @@ class Account:
                 ),
                 stacklevel=3,
             )
+
+
+@contextmanager
+def _saying_what_is_left(site: Site, pool: str) -> Iterator[None]:
+    """A refusal that comes before anything was made for the pool says so: there is nothing to clean up."""
+    try:
+        yield
+    except ProviderError as error:
+        if pool not in site.makers:
+            error.made_nothing = True  # type: ignore[attr-defined]
+        raise
 
 
 def with_real_type(request: LaunchRequest) -> LaunchRequest:

@@ -74,6 +74,8 @@ class Site:
         self.environ = environ
         """What to sign with instead of this process's own variables."""
         self.has_launched = False
+        self.makers: set[str] = set()
+        """Pools for which something was made here, or may have been."""
         self._check_ip = check_ip
         self._found: dict[object, Any] = {}
         self._offers: dict[str, list[Offer]] = {}
@@ -107,6 +109,7 @@ class Site:
             offers = (offer, *request.alternatives)
             found = places_for(offers, places.result(), sold_in.result())
             machine = image.result()
+            self.makers.add(request.pool)
             group = threads.submit(self._group, request, found[0][0].vpc)
             key = threads.submit(self._key, request)
             order = Order(
@@ -339,6 +342,7 @@ class Site:
         for group in find_groups(self.cloud, pool):
             self._delete_group(group)
         with self._lock:
+            self.makers.discard(pool)
             self._admitted.pop(pool, None)
             self._offers.pop(pool, None)
             for key in [key for key in self._found if isinstance(key, tuple) and pool in key[1:]]:

@@ -81,7 +81,8 @@ class Provider(ABC):
         Raises:
             CapacityError: no machine of this offer is to be had.
             QuotaError: the account may not have it.
-            AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing.
+            AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing. One
+                with `made_nothing=True` says more: nothing was made for the pool, and `release` need not be called.
         """
 
     @abstractmethod
