@@ -60,6 +60,13 @@ class Account:
         """The region of each instance we have seen."""
         self._lock = RLock()
 
+    def warm_up(self, request: LaunchRequest) -> None:
+        """Everything a launch needs but the machines; see `Site.order`."""
+        from skyward_aws.shapes import aliases
+
+        if request.offer.instance_type not in aliases():  # whose launch has something to say first
+            self.site(request.offer.region).order(request)
+
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         """Machines of one type out of the zones of the offer and its alternatives, by one request to EC2 Fleet.
 
@@ -73,8 +80,8 @@ class Account:
         asked, request = (request.offer, *request.alternatives), with_real_type(request)
         site = self.site(request.offer.region)
         self._warn_of_expiry(request)
-        with reaching(asked):
-            order = site.prepare(request)
+        with reaching(asked), site.believed():
+            order = site.order(request)
             try:
                 machines = site.launch(order)
             except ProviderError as error:
