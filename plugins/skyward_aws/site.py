@@ -53,8 +53,9 @@ PROFILE_S: Final = 45.0
 """How long EC2 may take to hear of an instance profile that was just made, seconds."""
 RELEASE_S: Final = 120.0
 """How long a security group may still be in use after its machines are gone, seconds."""
-ADDRESS_S: Final = 30.0
-"""How long this client's address is believed, seconds."""
+ADDRESS_S: Final = 3.0
+"""How long this client's address is believed, seconds: it is asked for when machines are launched, and when one does not
+answer any more."""
 EVERYONE: Final = ("0.0.0.0/0", "::/0")
 
 

@@ -121,10 +121,12 @@ class Running:
 
     def _listen(self) -> None:
         from skyward.builtin import terminal
+        from skyward.remote.secrets import of_display
 
         self.bus.forward(self._plugins.event, self._plugins.wants)
         if not terminal.skyward_event_types:  # else `skyward run` shows everything already
-            self._display = display = terminal.Display(self.options.display)
+            redact = of_display(self.options.image.env).redact_known
+            self._display = display = terminal.Display(self.options.display, redact=redact)
             self.bus.forward(
                 display, lambda kind: any(issubclass(kind, one) for one in display.skyward_event_types)
             )

@@ -81,12 +81,14 @@ class Display:
         color: bool | None = None,
         durations: int | None = None,
         label: Callable[[str, int], str] | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
+        """`redact` takes out of each line what nobody may see."""
         if mode not in MODES:
             raise ValueError(f"display {mode!r} is not one of {', '.join(MODES)}")
         self.mode = mode
         self.verbosity = verbosity
-        self.screen = Screen(stream, mode, color=color)
+        self.screen = Screen(stream, mode, color=color, redact=redact)
         self._lock = threading.RLock()
         self._pool = _PoolStory()
         self._tasks = _TaskStory(slowest=durations, label=label)

@@ -156,6 +156,7 @@ def _execute(session: Session, plan: Plan, shell: Shell, durations: int | None) 
         color=console.has_color(sys.stderr),
         durations=durations,
         label=session.label,
+        redact=session.hide_secrets,
     )
     with terminal.shown(display):
         return session.execute(plan, header=_header(session, plan, shell))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from skyward.cloud.desks import Desks
-from skyward.cloud.launch import Failure, Launcher, alternatives, is_ruled_out, no_machines, words
+from skyward.cloud.launch import Failure, Launcher, alternatives, because, is_ruled_out, no_machines, words
 from skyward.cloud.order import FleetOrder
 from skyward.cloud.refusals import remember
 from skyward.cloud.roster import Node, Roster
@@ -113,7 +113,7 @@ class Acquisition:
                 if isinstance(error, CapacityError):
                     remember(offer)
                 if isinstance(error, CredentialsError) or len(self._order.plan.ranked) > 1:
-                    self._order.emit(WarningRaised(message=f"{words(offer)}: {error.message}"))
+                    self._order.emit(WarningRaised(message=f"{words(offer)}: {because(error)}"))
                 return []
         if surplus := found[count:]:
             self._end([self._node(-1, one, offer) for one in surplus])

@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from skyward.cloud.arrivals import Arrivals
+from skyward.cloud.arrivals import Arrivals, NeverRan
 from skyward.cloud.birth import Birth
 from skyward.cloud.briefing import Briefing
 from skyward.cloud.order import FleetOrder
 from skyward.cloud.partitions import with_partitions
 from skyward.cloud.roster import Node, Roster
 from skyward.contracts.step import Step
-from skyward.errors import BootstrapError, SkywardError, TaskCancelled, TransportError
+from skyward.errors import BootstrapError, HostUnreachable, SkywardError, TaskCancelled, TransportError
 from skyward.model.event import NodeReady, StepFinished
 from skyward.model.image import Image
+from skyward.model.sizes import format_duration
 from skyward.remote.environment import Environment, check_python, prepare
 from skyward.remote.link import LINGER_S, Link
 from skyward.remote.probe import Probe
@@ -68,23 +69,36 @@ class Preparation:
             SkywardError: it never will; says at which step that showed.
         """
         began, order = time.monotonic(), self._order
-        own = getattr(node.provider.config, "instance_timeout", None)
-        deadline = began + (order.bootstrap_timeout_s or own or BOOTSTRAP_S)
-        if order.volumes or order.engine.in_process:  # disks are attached to machines that run
-            self._arrivals.await_running(node, deadline)
-        else:
-            self._arrivals.await_address(node, deadline)
-        if order.engine.in_process:
-            self._arrivals.await_addresses(deadline)
-            order.engine.add_node(node.instance)
-            self._ready(node, 0, began)
-            return
+        deadline = began + self._patience_s(node)
         try:
+            if order.volumes or order.engine.in_process:  # disks are attached to machines that run
+                self._arrivals.await_running(node, deadline)
+            else:
+                self._arrivals.await_address(node, deadline)
+            if order.engine.in_process:
+                self._arrivals.await_addresses(deadline)
+                order.engine.add_node(node.instance)
+                self._ready(node, 0, began)
+                return
             self._over_ssh(node, began, deadline)
-        except Exception:
+        except Exception as error:
             if node.distrust is not None:  # which closed the link, so that something else failed
                 raise node.distrust from None
+            self._advise(node, error)
             raise
+
+    def _patience_s(self, node: Node) -> float:
+        """How long a machine may take until it takes tasks."""
+        own: float | None = getattr(node.provider.config, "instance_timeout", None)
+        return self._order.bootstrap_timeout_s or own or BOOTSTRAP_S
+
+    def _advise(self, node: Node, error: Exception) -> None:
+        """Tells how long a machine had that did not get ready in time, and how it gets longer."""
+        if node.is_billed and isinstance(error, HostUnreachable | NeverRan):
+            had_s = self._patience_s(node)
+            longer = format_duration(2 * had_s)
+            error.facts = (*error.facts, f"it had {format_duration(had_s)} to get ready")
+            error.hints = (*error.hints, f'bootstrap_timeout="{longer}", or -o bootstrap_timeout={longer}')
 
     def _over_ssh(self, node: Node, began: float, deadline: float) -> None:
         order, link = self._order, self._link(node)

@@ -172,10 +172,11 @@ class Replacement:
         if successor is not None:
             successor = self._bring_up(successor)
         is_replaced = successor is not None and successor.error is None
-        if not is_replaced and node.link is not None and not node.link.is_closed:
+        is_gone = node.link is None or node.link.is_closed or node.instance.state is InstanceState.TERMINATED
+        if not (is_replaced or is_gone):
             return  # it may still come back
         if node.link is not None and not node.is_leaving:
-            node.link.give_up("another machine took its place")
+            node.link.give_up("another machine took its place" if is_replaced else "it is gone")
         if successor is not None and is_replaced:
             self._roster.promote(node, successor)
         if not node.is_leaving:

@@ -69,12 +69,15 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """`text` with every secret replaced by `***`."""
-        pattern = self._pattern()
-        if pattern is not None:
-            text = pattern.sub(MASK, text)
+        text = self.redact_known(text)
         for shape in _SHAPES:
             text = shape.sub(_mask_secret_part, text)
         return text
+
+    def redact_known(self, text: str) -> str:
+        """The same for the values it was given alone: what only looks like a credential stays."""
+        pattern = self._pattern()
+        return text if pattern is None else pattern.sub(MASK, text)
 
     def _pattern(self) -> re.Pattern[str] | None:
         with self._lock:
@@ -85,6 +88,11 @@ class Redactor:
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self._forms)} forms>"
+
+
+def of_display(env: Mapping[str, str]) -> Redactor:
+    """For what tasks print themselves: it takes out the variables whose names say secret, and leaves the rest to read."""
+    return Redactor([value for name, value in env.items() if _SECRET_NAME.search(name)])
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from skyward.config import Config
     from skyward.model.plan import Plan
     from skyward.plugins import Plugins
+    from skyward.remote.secrets import Redactor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Session:
         self._plugins = plugins
         self._pool: ComputePool | None = None
         self._store: Store | None = None
+        self._hidden: Redactor | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._failures: list[TaskReport] = []
         self._driver_error: Exception | None = None
@@ -356,6 +358,14 @@ class Session:
         return int(report.exit_code)
 
     # -- on disk -----------------------------------------------------------------------------------------------
+
+    def hide_secrets(self, text: str) -> str:
+        """The text without the secrets of the tasks' environment, as it is shown."""
+        from skyward.remote.secrets import of_display
+
+        if self._hidden is None:
+            self._hidden = of_display(self._prepared_pool()._effective().image.env)
+        return self._hidden.redact_known(text)
 
     def _open_store(self, plan: Plan, started_at: float) -> Store | None:
         """The directory of the run; a run that cannot be kept is still a run."""

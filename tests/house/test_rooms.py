@@ -350,6 +350,19 @@ def test_no_path_of_the_machine_it_was_written_on_is_left() -> None:
     assert not found
 
 
+def test_nobody_is_believed_without_a_certificate_or_a_host_key() -> None:
+    lax = re.compile(
+        r"verify\s*=\s*False|CERT_NONE|_create_unverified_context|AutoAddPolicy|StrictHostKeyChecking=(?!yes)"
+    )
+    found = [
+        f"{path}: {match[0]}"
+        for path in (*modules(PACKAGE), *modules(PLUGINS))
+        if "testing" not in path.parts and (match := lax.search(path.read_text()))
+    ]
+
+    assert not found
+
+
 def test_modules_say_what_they_are() -> None:
     trees = {path: ast.parse(path.read_text()) for path in (*modules(PACKAGE), *modules(PLUGINS))}
     silent = [path for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
