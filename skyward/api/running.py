@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from skyward.builtin.terminal import Display
 
 
+LOGS_ROOM = 256 << 20
+"""How much of what the workers have printed is brought here, bytes."""
+LOGS_S = 30.0
+"""How long that may take, seconds."""
+
+
 class Running:
     """One life of a pool, from `start` to `stop`."""
 
@@ -167,6 +173,14 @@ class Running:
 
             self._on_nodes = importable_with(self._project)
         return self._on_nodes(module)
+
+    def save_logs(self, directory: Path, *, redact: Callable[[str], str] | None = None) -> list[Path]:
+        """Everything the workers have printed, in files; see `ComputePool.save_logs`."""
+        if redact is None:
+            from skyward.remote.secrets import Redactor
+
+            redact = Redactor(env=self.options.image.env).redact
+        return self.engine.save_logs(directory, room=LOGS_ROOM, deadline_s=LOGS_S, redact=redact)
 
     # -- guards --------------------------------------------------------------------------------------------------
 

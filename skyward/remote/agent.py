@@ -30,6 +30,14 @@ OUTPUT_CAP = 1 << 20
 ANSWER_EVERY_S = 1.0
 """How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
+"""How much of what tasks print is kept until the run ends, bytes."""
+ARCHIVES_KEPT = 1 << 30
+"""Archives that are kept for later runs, bytes; the longest unused go first."""
+UNUSED_S = 30 * 86400
+"""An archive nobody asked for this long is removed at the end of a run."""
+IN_USE_S = 2 * 86400
+"""Within this time an archive, or what an agent has left that died, may be somebody's; agents touch theirs twice a day."""
+TOUCH_EVERY_S = 43200.0
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -45,6 +53,9 @@ BOOTED = "/run/cloud-init/result.json"
 2026-11-30)."""
 NOTICE_S = 1.0
 """How often it is looked whether the cloud has announced the end of this machine, seconds."""
+STALL_LOOK_S = 1.0
+STOPPED_S = 3.0
+"""A worker that has been stopped by a signal this long is told of, seconds."""
 
 
 # -- the command that SSH runs -------------------------------------------------------------------------------
@@ -242,6 +253,7 @@ class Agent:
         os.makedirs(self.archives, mode=0o700, exist_ok=True)
         self.identity = os.urandom(8).hex()
         self.linger_s = float(settings.get("linger_s", 60.0))
+        self.stalled_s = float(settings.get("stalled_s", math.inf))
         self.listener = listener
         self.scratch = bytearray(1 << 18)
         """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
@@ -257,6 +269,7 @@ class Agent:
         self.receiving: Dict[str, Tuple[Any, int]] = {}
         self.have: Set[str] = set()
         self.printed: Dict[int, int] = {}
+        self.unsent: Dict[int, int] = {}
         self.logged = 0
         self.configuration: Optional[Dict[str, Any]] = None
         self.is_ready = False
@@ -267,6 +280,9 @@ class Agent:
         self.renewals = 0
         self.notice_at = 0.0
         self.noticed = b""
+        self.used: List[str] = []
+        self.touched_at = self.looked_at = time.monotonic()
+        self.activities: Dict[int, Activity] = {}
 
     def _make(self, name: str) -> str:
         path = os.path.join(self.run_directory, name)
@@ -332,7 +348,7 @@ class Agent:
     def _hello(self) -> Dict[str, Any]:
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
-            archives=[name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")],
+            archives=[os.path.basename(path)[:-4] for path in _inside(self.archives) if path.endswith(".zip") and _is_recent(path)],
             have=sorted(self.have), configured=self.configuration is not None,
             is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
@@ -523,7 +539,8 @@ class Agent:
             self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
             return
         total = header.get("total", os.fstat(file.fileno()).st_size)
-        self.fetches[name] = (file, header.get("offset", 0), total)
+        offset = max(0, total - header["last"]) if "last" in header else header.get("offset", 0)
+        self.fetches[name] = (file, offset, total)
 
     def _serve_fetches(self) -> None:
         """Queues further pieces of what the client fetches, a few at a time and in turn."""
@@ -567,6 +584,8 @@ class Agent:
                 os.rename(os.path.join(self.blobs, one["digest"]), path)
             if not os.path.exists(path):
                 return
+        self.used = [one["digest"] for one in wanted["archives"]]
+        self._touch_archives(time.monotonic())
         try:
             places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
@@ -588,6 +607,16 @@ class Agent:
         if one["role"] != "runtime":
             unpack(source, target)
         return target
+
+    def _touch_archives(self, now: float) -> None:
+        """Says that the archives of this run are in use, for whoever looks for unused ones."""
+        self.touched_at = now
+        for digest in self.used:
+            for path in (digest + ".zip", digest):
+                try:
+                    os.utime(os.path.join(self.archives, path))
+                except OSError:
+                    pass  # a project is unpacked elsewhere, and a disk that cannot be written is good to read
 
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
         environment = dict(os.environ)
@@ -757,16 +786,21 @@ class Agent:
                     file.write(data)
             except OSError:
                 self.logged = LOG_CAP
-        before = self.printed.get(task, 0)
-        self.printed[task] = before + len(data)
-        room = max(0, OUTPUT_CAP - before)
-        if room and (self.client is not None and self.client.out_size < 4 * OUTPUT_CAP):
+        sent = self.printed.get(task, 0)
+        is_heard = self.client is not None and self.client.out_size < 4 * OUTPUT_CAP
+        room = max(0, OUTPUT_CAP - sent) if is_heard else 0
+        if room:
             self._say(wire.OUTPUT, {"task": task, "slot": slot.index, "stream": stream}, data[:room])
+        self.printed[task] = sent + min(room, len(data))
+        if len(data) > room:
+            self.unsent[task] = self.unsent.get(task, 0) + len(data) - room
 
     def _end_of_output(self, task: int) -> None:
-        count = self.printed.pop(task, 0) if self.printed else 0
-        if count > OUTPUT_CAP:
-            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count - OUTPUT_CAP})
+        if self.printed:
+            self.printed.pop(task, None)
+        count = self.unsent.pop(task, 0) if self.unsent else 0
+        if count:
+            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count})
 
     def _bury_the_dead(self) -> None:
         for slot in self.slots:
@@ -825,10 +859,39 @@ class Agent:
         if self.settings.get("notice") and now - self.notice_at >= NOTICE_S:
             self.notice_at = now
             self._look_for_notice(self.settings["notice"])
+        if now - self.looked_at >= STALL_LOOK_S:
+            self.looked_at = now
+            self._look_for_stalls(now)
+        if now - self.touched_at >= TOUCH_EVERY_S:
+            self._touch_archives(now)
         if self.client is None and now - self.detached_at > self.linger_s:
             self.is_ending = True
         if not os.path.exists(self.run_directory):
             self.is_ending = True
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Tells of workers that run a task and do nothing at all: nobody else can see that they hang."""
+        busy = {slot.index: (slot, slot.next) for slot in self.slots if slot.state == "busy"}
+        self.activities = {index: one for index, one in self.activities.items() if index in busy}
+        for index, (slot, task) in busy.items():
+            state, ticks = activity_of(slot.pid)
+            if task is None or not state:
+                self.activities.pop(index, None)
+                continue
+            seen = (task, slot.pid, ticks, self.printed.get(task, 0) + self.unsent.get(task, 0))
+            activity = self.activities.get(index)
+            if activity is None or activity.seen != seen:
+                activity = self.activities[index] = Activity(seen, now, now + self.stalled_s)
+            is_stopped = state in "Tt"
+            if is_stopped and not activity.is_stopped:
+                activity.is_stopped, activity.tell_at = True, now + STOPPED_S
+            if now >= activity.tell_at:
+                idle = now - activity.since
+                activity.tell_at = now + max(2 * idle, self.stalled_s)
+                self._say(
+                    wire.NOTICE,
+                    {"what": "stalled", "task": task, "slot": index, "pid": slot.pid, "for_s": idle, "stopped": is_stopped},
+                )  # fmt: skip
 
     def _renew_lease(self) -> None:
         """Tells the switch that ends this machine that the client has been heard; what counts is that the text changes."""
@@ -896,6 +959,34 @@ class Agent:
                 break
             time.sleep(0.002)
         self._detach()
+        prune(self.directory, time.time())
+
+
+class Activity:
+    """What a busy worker was seen to have done so far, since when it is no more, and when that is to be told."""
+
+    __slots__ = ("is_stopped", "seen", "since", "tell_at")
+
+    def __init__(self, seen: Tuple[int, int, int, int], since: float, tell_at: float) -> None:
+        self.seen = seen
+        self.since = since
+        self.tell_at = tell_at
+        self.is_stopped = False
+
+
+def activity_of(pid: int, depth: int = 4) -> Tuple[str, int]:
+    """The state of a process as /proc names it (`T` is stopped), and the processor time that it and what it has started
+    have used, in ticks."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+        state, ticks = fields[0], sum(map(int, fields[11:15]))
+        for thread in os.listdir("/proc/%d/task" % pid)[:64] if depth else ():
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
+                ticks += sum(activity_of(int(child), depth - 1)[1] for child in file.read().split())
+        return state, ticks
+    except (OSError, IndexError, ValueError):
+        return "", 0
 
 
 def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str]:
@@ -908,6 +999,79 @@ def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str
     shared = [places[role] for role in ("project", "runtime") if role in places]
     path = own + shared + [place for place in wanted if os.path.isabs(place)]
     return list(dict.fromkeys(path))
+
+
+# -- what earlier runs have left ---------------------------------------------------------------------------------
+
+
+def prune(directory: str, now: float) -> None:
+    """Removes the archives nobody has used for long, or that take too much room, and what dead agents have left.
+
+    What may be in use by somebody stays. Nothing depends on what goes: it is sent again when it is needed.
+    """
+    archives = os.path.join(directory, "archives")
+    room = ARCHIVES_KEPT
+    for used_at, path in sorted(((_used_at(path), path) for path in _inside(archives)), reverse=True):
+        room -= _weight(path)
+        age = now - used_at
+        if age > UNUSED_S or (room < 0 and age > IN_USE_S):
+            _remove(path)
+    for path in _inside(os.path.join(directory, "runs")):
+        if now - _used_at(path) > IN_USE_S and _is_abandoned(path):
+            _remove(path)
+
+
+def _is_recent(path: str) -> bool:
+    """Whether an archive is too young to be removed by another agent before this one gets to use it."""
+    return time.time() - _used_at(path) < IN_USE_S
+
+
+def _inside(directory: str) -> List[str]:
+    try:
+        return [os.path.join(directory, name) for name in os.listdir(directory)]
+    except OSError:
+        return []
+
+
+def _used_at(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return math.inf  # somebody else has removed it
+
+
+def _weight(path: str) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    try:
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+        return sum(
+            os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names
+        )
+    except OSError:
+        return 0
+
+
+def _is_abandoned(run_directory: str) -> bool:
+    """Whether no agent listens there any more."""
+    link = _connect(run_directory)
+    if link is None:
+        return True
+    link.close()
+    return False
+
+
+def _remove(path: str) -> None:
+    """A directory under another name first: what is half removed must not be taken for the whole."""
+    if not os.path.isdir(path):
+        _unlink(path)
+        return
+    gone = path + ".gone"
+    try:
+        os.rename(path, gone)
+    except OSError:
+        gone = path
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 # -- facts about this machine -----------------------------------------------------------------------------------

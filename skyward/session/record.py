@@ -62,6 +62,8 @@ class Recorder:
     nodes: dict[int, NodeRecord] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     failures: list[TaskReport] = field(default_factory=list)
+    dropped: int = 0
+    """How much of the output was not shown, bytes."""
 
     @hookimpl
     def skyward_event(self, event: events.Event) -> None:
@@ -72,6 +74,8 @@ class Recorder:
                 self.nodes[node].ready_at, self.nodes[node].slots = at, slots
             case events.InstanceTerminated(node=node, at=at) if node in self.nodes:
                 self.nodes[node].terminated_at = at
+            case events.TaskOutput(dropped=dropped):
+                self.dropped += dropped
             case events.TaskFinished(report=report, final=True):
                 self.verdicts[report.verdict] += 1
                 if report.verdict in ("failed", "lost") and len(self.failures) < MAX_FAILURES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import platform
+import shlex
 import sys
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from skyward.session import answer, collect
 from skyward.session.interrupt import DeadlinePassed, Interrupted, Interrupts
 from skyward.session.record import Recorder
 from skyward.session.select import matcher
-from skyward.session.store import KEEP, Store, brief, new_id, prune, utc
+from skyward.session.store import KEEP, LOGS, Store, brief, new_id, prune, utc
 from skyward.session.target import Target, load, pool_arguments
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Session:
         self._store: Store | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._failures: list[TaskReport] = []
+        self._logs: list[Path] = []
+        """Where the output of the nodes is, in full."""
         self._driver_error: Exception | None = None
         """What the driver raised, its tasks' errors included."""
 
@@ -170,6 +173,7 @@ class Session:
                 if error is None and interrupts.heard:
                     error = Interrupted(interrupts.heard)
                 self.report = self._make_report(recorder, time.monotonic() - began, error)
+                self._tell_of_logs(recorder.dropped)
                 self._answer(self.report, recorder, plan, started_at, error)
                 self._plugins.event(RunFinished(report=self.report))
                 self._plugins.run_finished(self.report)
@@ -193,7 +197,26 @@ class Session:
                 if self.items:
                     self._fly()
             finally:
+                if interrupts.heard is None:
+                    self._keep_logs()
                 interrupts.stopping()
+
+    def _keep_logs(self) -> None:
+        """Brings here what was printed on the nodes, in full, before it goes with them."""
+        running = self._prepared_pool()._running
+        if self._store is None or running is None:
+            return
+        try:
+            self._logs = running.save_logs(self._store.directory / LOGS, redact=self._store.redact)
+        except OSError as error:
+            self._plugins.event(WarningRaised(message=f"the output of the nodes is not kept: {error}"))
+
+    def _tell_of_logs(self, dropped: int) -> None:
+        """Where to find what was printed and not shown."""
+        if dropped and self._logs:
+            places = " ".join(shlex.quote(str(path)) for path in self._logs[:4])
+            message = f"{dropped:,} bytes of output were not shown; all of it is in the directory of this run"
+            self._plugins.event(WarningRaised(message=message, hint=f"less {places}"))
 
     def _fly(self) -> None:
         """Sends the items and takes their outcomes as they come."""

@@ -8,6 +8,7 @@ line. Imports `config`, `model` and `kinds`.
     items.jsonl     the tasks, in order: id, name, arguments
     events.jsonl    every event, in order
     outcomes.jsonl  what became of each task: verdict, node, attempt, seconds, value or error
+    logs/           what workers printed, in full: `n0-worker-0.log` is that of the first one on node 0
     report.json     how the run ended; written last, so a run without one did not end
 """
 
@@ -35,6 +36,7 @@ from skyward.model.outcome import Outcome
 from skyward.session.kinds import to_json
 
 RUNS = "runs"
+LOGS = "logs"
 KEEP = "30d"
 """How long a run is kept where the configuration does not say it."""
 PRUNED_AT_ONCE = 100
@@ -88,7 +90,7 @@ class Store:
 
     def __init__(self, directory: Path, redact: Callable[[str], str] = str) -> None:
         self.directory = directory
-        self._redact = redact
+        self.redact = redact
         self._opening = threading.Lock()
         self._files: dict[str, tuple[IO[str], threading.Lock]] = {}
         self._is_closed = False
@@ -142,7 +144,7 @@ class Store:
                 "node": outcome.node,
                 "attempt": outcome.attempt,
                 "duration_s": outcome.duration_s,
-                **redacted(told, self._redact),
+                **redacted(told, self.redact),
             },
         )
 
@@ -154,7 +156,7 @@ class Store:
                     file.close()
 
     def _plain(self, record: Mapping[str, Any]) -> Any:
-        return redacted(plain(record), self._redact)
+        return redacted(plain(record), self.redact)
 
     def _append(self, name: str, record: Any) -> None:
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"

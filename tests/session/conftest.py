@@ -47,6 +47,13 @@ TRAIN = """
         return seconds
 
     @sky.compute
+    def talkative(lines: int) -> int:
+        for i in range(lines):
+            print(f"line {i} {'x' * 80}")
+        print("key", os.environ["API_KEY"])
+        return lines
+
+    @sky.compute
     def attempts(file: str, needed: int) -> int:
         with open(file, "a") as log:
             log.write("x")
