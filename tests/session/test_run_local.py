@@ -85,6 +85,13 @@ def test_all_that_was_printed_is_in_the_directory_of_the_run(run: Skyward, runs:
     assert re.search(rf"^  hint: less .*{logs}/n[01]-worker-0\.log", done.err, re.MULTILINE)
 
 
+def test_a_line_of_ten_megabytes_holds_up_nothing(run: Skyward, runs: Runs) -> None:
+    done = run("train.py:one_line", "--", "10000000")
+
+    assert (done.code, done.out) == (0, "10000000\n")
+    assert (runs()[0] / "logs" / "n0-worker-0.log").stat().st_size == 10_000_001
+
+
 def test_a_short_output_is_kept_without_a_word(run: Skyward, runs: Runs) -> None:
     done = run("train.py:folds", "--", "-n", "2")
 
