@@ -29,8 +29,9 @@ from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
-LONG_BYTES = int(os.environ.get("SKYWARD_TEST_LONG_MB", "300")) << 20
-"""SKYWARD_TEST_LONG_MB=1000 makes it a gigabyte."""
+HAS_ROOM = psutil.virtual_memory().available > 6 << 30
+LONG_BYTES = int(os.environ.get("SKYWARD_TEST_LONG_MB", "1000" if HAS_ROOM else "300")) << 20
+"""A gigabyte, where there is room for it and what is made of it."""
 
 
 def note(path: str, i: int, seconds: float = 0.0, then_die_s: float | None = None) -> int:
