@@ -298,7 +298,8 @@ def _environment_line(environment: Mapping[str, Any]) -> str:
     if code is None:
         parts.append("code stays where it is")
     else:
-        parts.append(f"code {_size(code['bytes'])} ({code['files']} files of {code['directory']})")
+        files = "1 file" if code["files"] == 1 else f"{code['files']} files"
+        parts.append(f"code {_size(code['bytes'])} ({files} of {code['directory']})")
         parts += [f"left here: {', '.join(code['left_here'])}"] if code["left_here"] else []
     return f"env   {' · '.join(parts)}"
 
