@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skyward.errors import CleanupError, ExitCode, GuardError, SkywardError
 from skyward.model.event import RunFinished, RunStarted, WarningRaised
@@ -26,7 +26,8 @@ from skyward.model.sizes import parse_duration
 from skyward.model.task import Task
 from skyward.session import answer, collect
 from skyward.session.interrupt import DeadlinePassed, Interrupted, Interrupts
-from skyward.session.record import Recorder
+from skyward.session.last import failed_last
+from skyward.session.record import Recorder, ReportLog
 from skyward.session.select import matcher
 from skyward.session.store import KEEP, LOGS, Store, brief, new_id, prune, utc
 from skyward.session.target import Target, load, pool_arguments
@@ -49,6 +50,10 @@ class Request:
     keyword: str = ""
     """Expression of `-k`."""
     maxfail: int = 0
+    last_failed: Literal["", "only", "first"] = ""
+    """What to do with the items that failed last: run nothing else, or run them before everything else."""
+    report_log: Path | None = None
+    """Where every event goes as it comes, a line of JSON each."""
     as_json: bool = False
 
 
@@ -62,6 +67,8 @@ class Session:
         self.target: Target | None = None
         self.items: list[collect.Item] = []
         """What is selected, in order."""
+        self.notes: list[str] = []
+        """What to tell people about the selection."""
         self.driver: collect.Driver | None = None
         """The function that sends calls of its own making, where the target is one."""
         self.report: RunReport | None = None
@@ -101,6 +108,22 @@ class Session:
         self.items = [item for item in self._named(tasks) if matches(item.id)]
         if self.driver is not None and not matches(self.driver.id):
             self.driver = None
+        if self.request.last_failed and self.items:
+            self._select_failed()
+
+    def _select_failed(self) -> None:
+        """Leaves the items that failed last, or puts them first; all of them where there are none, as pytest does."""
+        failed = failed_last(self.config.places.state, self.request.target, Path.cwd())
+        bad = [item for item in self.items if item.id in (failed or ())]
+        if not bad:
+            why = "was run before" if failed is None else "failed last"
+            self.notes.append(f"nothing of this {why}: all of it is run")
+        elif self.request.last_failed == "only":
+            self.notes.append(f"{len(bad)} of {len(self.items)} tasks failed last: only those are run")
+            self.items = bad
+        else:
+            self.notes.append(f"{len(bad)} of {len(self.items)} tasks failed last: those are run first")
+            self.items = [*bad, *(item for item in self.items if item not in bad)]
 
     def _named(self, tasks: Sequence[Task]) -> list[collect.Item]:
         assert self.target is not None
@@ -157,6 +180,7 @@ class Session:
             SkywardError: what ended the run, where it was more than a task that failed; everything is reported.
         """
         started_at, began = time.time(), time.monotonic()
+        report_log = self._open_report_log()
         self._store = self._open_store(plan, started_at)
         recorder = Recorder(store=self._store)
         self._plugins.register(recorder, "skyward-run")
@@ -179,6 +203,9 @@ class Session:
                 self._plugins.run_finished(self.report)
         finally:
             self._plugins.unregister(recorder)
+            if report_log is not None:
+                self._plugins.unregister(report_log)
+                report_log.close()
             if self._store is not None:
                 self._store.close()
         return self._conclude(self.report, error)
@@ -398,6 +425,21 @@ class Session:
             self._plugins.event(WarningRaised(message=f"this run is not kept: {error}"))
             return None
         return store
+
+    def _open_report_log(self) -> ReportLog | None:
+        """Listens from now on.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        if self.request.report_log is None:
+            return None
+        from skyward.remote.secrets import Redactor
+
+        redactor = Redactor(env=self._prepared_pool()._effective().image.env)
+        log = ReportLog(self.request.report_log, redactor.redact)
+        self._plugins.register(log, "report-log")
+        return log
 
     def _asked(self, started_at: float) -> dict[str, Any]:
         from skyward import __version__

@@ -76,6 +76,15 @@ def prune(state: Path, keep_s: float) -> int:
     return sum(not directory.exists() for directory in old)
 
 
+def run_directories(state: Path, at_most: int) -> list[Path]:
+    """The directories of the newest runs, newest first."""
+    try:
+        found = [one for one in (state / RUNS).iterdir() if _ID.fullmatch(one.name)]
+    except OSError:
+        return []
+    return sorted(found, reverse=True)[:at_most]
+
+
 def _touched_at(directory: Path) -> float:
     """When something was last written there; now, where that cannot be known."""
     try:
@@ -121,13 +130,8 @@ class Store:
         self._append(name, self._plain(record))
 
     def event(self, event: Event) -> None:
-        """The event as a line. Those that come by the thousand hold plain values only, and nothing to hide."""
-        record = {"event": type(event).__name__, **fields(event)}
-        if isinstance(event, TaskFinished) and event.report.error is None:
-            record["report"] = fields(event.report)
-        elif not isinstance(event, TaskStarted):
-            record = self._plain(record)
-        self._append("events.jsonl", record)
+        """The event as a line."""
+        self._append("events.jsonl", event_record(event, self.redact))
 
     def outcome(self, index: int, name: str, outcome: Outcome) -> None:
         """What became of one item, its value shortened where it is large."""
@@ -176,6 +180,16 @@ class Store:
                     file.close()
                 self._files[name] = file, threading.Lock()
             return self._files[name]
+
+
+def event_record(event: Event, redact: Callable[[str], str]) -> dict[str, Any]:
+    """An event as JSON. Those that come by the thousand hold plain values only, and nothing to hide."""
+    record = {"event": type(event).__name__, **fields(event)}
+    if isinstance(event, TaskFinished) and event.report.error is None:
+        record["report"] = fields(event.report)
+    elif not isinstance(event, TaskStarted):
+        record = redacted(plain(record), redact)
+    return record
 
 
 # -- JSON of what is not JSON ------------------------------------------------------------------------------------
