@@ -35,9 +35,10 @@ ARCHIVES_KEPT = 1 << 30
 """Archives that are kept for later runs, bytes; the longest unused go first."""
 UNUSED_S = 30 * 86400
 """An archive nobody asked for this long is removed at the end of a run."""
-IN_USE_S = 2 * 86400
-"""Within this time an archive, or what an agent has left that died, may be somebody's; agents touch theirs twice a day."""
-TOUCH_EVERY_S = 43200.0
+YOUNG_S = 3600
+"""What looks like the directory of a dead agent may be that of one that is just starting, seconds."""
+HELD = "archives.json"
+"""In the directory of a run: the archives that it uses or may be about to."""
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -280,8 +281,7 @@ class Agent:
         self.renewals = 0
         self.notice_at = 0.0
         self.noticed = b""
-        self.used: List[str] = []
-        self.touched_at = self.looked_at = time.monotonic()
+        self.looked_at = time.monotonic()
         self.activities: Dict[int, Activity] = {}
 
     def _make(self, name: str) -> str:
@@ -346,9 +346,12 @@ class Agent:
         self._say(wire.HELLO, self._hello())
 
     def _hello(self) -> Dict[str, Any]:
+        archives = [name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")]
+        if self.configuration is None:
+            self._hold(archives)
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
-            archives=[os.path.basename(path)[:-4] for path in _inside(self.archives) if path.endswith(".zip") and _is_recent(path)],
+            archives=archives,
             have=sorted(self.have), configured=self.configuration is not None,
             is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
@@ -584,8 +587,7 @@ class Agent:
                 os.rename(os.path.join(self.blobs, one["digest"]), path)
             if not os.path.exists(path):
                 return
-        self.used = [one["digest"] for one in wanted["archives"]]
-        self._touch_archives(time.monotonic())
+        self._hold([one["digest"] for one in wanted["archives"]], touch=True)
         try:
             places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
@@ -608,11 +610,15 @@ class Agent:
             unpack(source, target)
         return target
 
-    def _touch_archives(self, now: float) -> None:
-        """Says that the archives of this run are in use, for whoever looks for unused ones."""
-        self.touched_at = now
-        for digest in self.used:
-            for path in (digest + ".zip", digest):
+    def _hold(self, archives: List[str], touch: bool = False) -> None:
+        """Says that these may not be removed, and, as they are used now, when they were used last."""
+        try:
+            with open(os.path.join(self.run_directory, HELD), "w") as file:
+                json.dump(archives, file)
+        except OSError:
+            pass  # a disk that is full is told of by whoever needs room on it
+        for name in archives if touch else ():
+            for path in (name + ".zip", name):
                 try:
                     os.utime(os.path.join(self.archives, path))
                 except OSError:
@@ -862,8 +868,6 @@ class Agent:
         if now - self.looked_at >= STALL_LOOK_S:
             self.looked_at = now
             self._look_for_stalls(now)
-        if now - self.touched_at >= TOUCH_EVERY_S:
-            self._touch_archives(now)
         if self.client is None and now - self.detached_at > self.linger_s:
             self.is_ending = True
         if not os.path.exists(self.run_directory):
@@ -959,7 +963,7 @@ class Agent:
                 break
             time.sleep(0.002)
         self._detach()
-        prune(self.directory, time.time())
+        prune(self.directory)
 
 
 class Activity:
@@ -1004,26 +1008,41 @@ def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str
 # -- what earlier runs have left ---------------------------------------------------------------------------------
 
 
-def prune(directory: str, now: float) -> None:
+def prune(directory: str) -> None:
     """Removes the archives nobody has used for long, or that take too much room, and what dead agents have left.
 
-    What may be in use by somebody stays. Nothing depends on what goes: it is sent again when it is needed.
+    What a living agent holds stays. Nothing depends on what goes: it is sent again when it is needed. Times are those of
+    the files, the present one, too.
     """
-    archives = os.path.join(directory, "archives")
-    room = ARCHIVES_KEPT
+    archives, runs = os.path.join(directory, "archives"), os.path.join(directory, "runs")
+    try:
+        os.utime(archives)
+    except OSError:
+        return
+    now, room, found = _used_at(archives), ARCHIVES_KEPT, []
     for used_at, path in sorted(((_used_at(path), path) for path in _inside(archives)), reverse=True):
         room -= _weight(path)
-        age = now - used_at
-        if age > UNUSED_S or (room < 0 and age > IN_USE_S):
+        if room < 0 or now - used_at > UNUSED_S:
+            found.append(path)
+    held: Set[str] = set()
+    for path in _inside(runs) if found else ():
+        held.update(_held_by(path))
+    for path in found:
+        if os.path.basename(path)[:64] not in held:
             _remove(path)
-    for path in _inside(os.path.join(directory, "runs")):
-        if now - _used_at(path) > IN_USE_S and _is_abandoned(path):
+    for path in _inside(runs):
+        if now - _used_at(path) > YOUNG_S and _is_abandoned(path):
             _remove(path)
 
 
-def _is_recent(path: str) -> bool:
-    """Whether an archive is too young to be removed by another agent before this one gets to use it."""
-    return time.time() - _used_at(path) < IN_USE_S
+def _held_by(run_directory: str) -> List[str]:
+    """The archives that the agent of a run holds; none if it is dead."""
+    try:
+        with open(os.path.join(run_directory, HELD)) as file:
+            names = json.load(file)
+    except (OSError, ValueError):
+        return []
+    return [] if _is_abandoned(run_directory) else names
 
 
 def _inside(directory: str) -> List[str]:

@@ -39,7 +39,7 @@ def put(tmp_path: Path) -> Put:
 
 
 def left_in(directory: Path) -> set[str]:
-    agent.prune(str(directory), time.time())
+    agent.prune(str(directory))
     return {path.name for place in ("archives", "runs") for path in (directory / place).glob("*")}
 
 
@@ -52,27 +52,30 @@ def test_archives_unused_for_a_month_go_packed_and_unpacked(put: Put, tmp_path: 
     assert left_in(tmp_path) == {"new.zip", "new"}
 
 
-def test_beyond_their_room_the_longest_unused_archives_go_and_none_that_may_be_in_use(
-    put: Put, tmp_path: Path
-) -> None:
-    put("archives/a.zip", days=9, size=agent.ARCHIVES_KEPT // 2)
-    put("archives/b.zip", days=8, size=agent.ARCHIVES_KEPT // 2)
-    put("archives/c.zip", days=3, size=agent.ARCHIVES_KEPT // 2)
-    put("archives/d.zip", days=1, size=agent.ARCHIVES_KEPT // 2)
+def test_beyond_their_room_the_longest_unused_archives_go(put: Put, tmp_path: Path) -> None:
+    for days, name in enumerate("abcd"):
+        put(f"archives/{name}.zip", days=9 - days, size=agent.ARCHIVES_KEPT // 2)
 
     assert left_in(tmp_path) == {"c.zip", "d.zip"}
 
-    put("archives/e.zip", days=0, size=agent.ARCHIVES_KEPT)
-    put("archives/f.zip", days=0, size=agent.ARCHIVES_KEPT)
 
-    assert left_in(tmp_path) == {"d.zip", "e.zip", "f.zip"}
+def test_what_a_living_agent_holds_stays_however_old_and_long_it_is(put: Put, tmp_path: Path) -> None:
+    old, young = "a" * 64, "b" * 64
+    put(f"archives/{old}.zip", days=90)
+    put(f"archives/{old}", days=90)
+    put(f"archives/{young}.zip", days=0, size=2 * agent.ARCHIVES_KEPT)
+    link = opened(tmp_path)  # it has been told of them and may be about to use them
+
+    held = left_in(tmp_path)
+    link.close()
+    wait_for(lambda: not list((tmp_path / "archives").iterdir()))
+
+    assert held == {f"{old}.zip", old, f"{young}.zip", Path(link.probe.run_directory).name}
 
 
-def test_what_dead_agents_have_left_goes_after_days_and_a_living_one_keeps_its_own(
-    put: Put, tmp_path: Path
-) -> None:
-    put("runs/dead", days=3)
-    put("runs/young", days=1)
+def test_what_dead_agents_have_left_goes_and_a_living_one_keeps_its_own(put: Put, tmp_path: Path) -> None:
+    put("runs/dead", days=1)
+    put("runs/young", days=0)
     link = opened(tmp_path)
     alive = Path(link.probe.run_directory)
     os.utime(alive, (time.time() - 9 * DAY,) * 2)
@@ -84,7 +87,7 @@ def test_what_dead_agents_have_left_goes_after_days_and_a_living_one_keeps_its_o
 
 
 def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
-    agent.prune(str(tmp_path / "nowhere"), time.time())
+    agent.prune(str(tmp_path / "nowhere"))
 
 
 # -- with an agent -------------------------------------------------------------------------------------------------
@@ -120,25 +123,14 @@ def test_a_run_keeps_what_it_uses_and_takes_away_what_nobody_does(
         put("there/archives/old.zip", days=40)
         link.configure(settings)
         link.close()
-        wait_until_gone(Path(link.probe.run_directory))
+        wait_for(lambda: not (there / "archives" / "old.zip").exists())
         used = {path.name for path in (there / "archives").iterdir()}
 
     assert used == {f"{ours.digest}.zip", f"{theirs.digest}.zip", ours.digest}
 
 
-def test_an_archive_that_another_agent_may_remove_is_sent_again(tmp_path: Path, put: Put) -> None:
-    put("archives/" + "a" * 64 + ".zip", days=1)
-    put("archives/" + "b" * 64 + ".zip", days=3)
-
-    link = opened(tmp_path)
-    link.close()
-
-    assert link._hello is not None
-    assert link._hello["archives"] == ["a" * 64]
-
-
-def wait_until_gone(path: Path) -> None:
+def wait_for(is_so: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
-    while path.exists() or (path.parent.parent / "archives" / "old.zip").exists():
+    while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
