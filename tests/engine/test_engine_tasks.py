@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +433,24 @@ def test_children_a_task_leaves_are_ended_with_it(local: Any, tmp_path: Path) ->
     pid = local.call(leave).result()
     time.sleep(0.3)
 
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_children_may_stay_as_long_as_their_worker_where_that_is_asked_for(
+    make_harness: Callable[..., Any],
+) -> None:
+    def leave() -> int:
+        return subprocess.Popen(["sleep", "602"], start_new_session=True).pid
+
+    harness = make_harness()
+    harness.add(Endpoint(kind="local"), env={"SKYWARD_KEEP_CHILDREN": "1"})
+    pid = harness.call(leave).result()
+    harness.call(abs, -1)
+    time.sleep(0.3)
+    is_there = Path(f"/proc/{pid}").exists()
+    harness.stop()
+
+    assert is_there
     assert not Path(f"/proc/{pid}").exists()
 
 
