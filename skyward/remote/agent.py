@@ -37,8 +37,8 @@ UNUSED_S = 30 * 86400
 """An archive nobody asked for this long is removed at the end of a run."""
 YOUNG_S = 3600
 """What looks like the directory of a dead agent may be that of one that is just starting, seconds."""
-HELD = "archives.json"
-"""In the directory of a run: the archives that it uses or may be about to."""
+HELD = "archives"
+"""In the directory of a run: the archives that it uses or may be about to, one a line."""
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -614,7 +614,7 @@ class Agent:
         """Says that these may not be removed, and, as they are used now, when they were used last."""
         try:
             with open(os.path.join(self.run_directory, HELD), "w") as file:
-                json.dump(archives, file)
+                file.write("\n".join(archives))
         except OSError:
             pass  # a disk that is full is told of by whoever needs room on it
         for name in archives if touch else ():
@@ -1029,18 +1029,18 @@ def prune(directory: str) -> None:
         held.update(_held_by(path))
     for path in found:
         if os.path.basename(path)[:64] not in held:
-            _remove(path)
+            _discard(path)
     for path in _inside(runs):
         if now - _used_at(path) > YOUNG_S and _is_abandoned(path):
-            _remove(path)
+            _discard(path)
 
 
 def _held_by(run_directory: str) -> List[str]:
     """The archives that the agent of a run holds; none if it is dead."""
     try:
         with open(os.path.join(run_directory, HELD)) as file:
-            names = json.load(file)
-    except (OSError, ValueError):
+            names = file.read().split()
+    except OSError:
         return []
     return [] if _is_abandoned(run_directory) else names
 
@@ -1080,7 +1080,7 @@ def _is_abandoned(run_directory: str) -> bool:
     return False
 
 
-def _remove(path: str) -> None:
+def _discard(path: str) -> None:
     """A directory under another name first: what is half removed must not be taken for the whole."""
     if not os.path.isdir(path):
         _unlink(path)
@@ -1090,7 +1090,7 @@ def _remove(path: str) -> None:
         os.rename(path, gone)
     except OSError:
         gone = path
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove(gone)
 
 
 # -- facts about this machine -----------------------------------------------------------------------------------
