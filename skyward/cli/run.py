@@ -383,9 +383,13 @@ def _price(plan: Plan, bound: Bound) -> str:
 
 
 def _machines(plan: Plan) -> str:
-    """`2x verda 1A100.80S.22V FIN-01 spot`."""
+    """`2x verda 1A100.80S.22V FIN-01 spot`, `2x ssh gpu1, gpu2`."""
     assert plan.chosen is not None
     offer = plan.chosen
+    own = dict.fromkeys(one.instance_type for one in plan.ranked if one.provider == offer.provider)
+    if offer.usd_per_hour == 0 and min(plan.nodes, len(own)) > 1:  # machines one has are one of a kind
+        names, more = list(own)[: plan.nodes], f" and {plan.nodes - 4} more" if plan.nodes > 4 else ""
+        return f"{plan.nodes}x {offer.provider} {', '.join(names[:4])}{more}"
     words = [offer.provider, offer.instance_type, offer.zone or offer.region]
     if offer.usd_per_hour != 0:
         words.append(offer.pricing)
