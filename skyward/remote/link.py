@@ -816,6 +816,7 @@ class Link:
         self._to_send.put(None)
         with self._bulk_wanted:
             self._bulk_wanted.notify_all()
+        self._end_logs()
         self._hang_up()
         del connection
 

@@ -217,7 +217,9 @@ class Session:
 
     def _work(self, interrupts: Interrupts) -> None:
         """Everything that happens while there are machines."""
-        with self._prepared_pool():
+        with self._prepared_pool() as pool:
+            if self._store is not None:
+                pool._need().logs_directory = self._store.directory / LOGS
             try:
                 if self.driver is not None:
                     self._drive(self.driver, interrupts)
@@ -231,10 +233,10 @@ class Session:
     def _keep_logs(self) -> None:
         """Brings here what was printed on the nodes, in full, before it goes with them."""
         running = self._prepared_pool()._running
-        if self._store is None or running is None:
+        if running is None:
             return
         try:
-            self._logs = running.save_logs(self._store.directory / LOGS, redact=self._store.redact)
+            self._logs = running.keep_logs()
         except OSError as error:
             self._plugins.event(WarningRaised(message=f"the output of the nodes is not kept: {error}"))
 

@@ -99,7 +99,7 @@ class Store:
 
     def __init__(self, directory: Path, redact: Callable[[str], str] = str) -> None:
         self.directory = directory
-        self.redact = redact
+        self._redact = redact
         self._opening = threading.Lock()
         self._files: dict[str, tuple[IO[str], threading.Lock]] = {}
         self._is_closed = False
@@ -131,7 +131,7 @@ class Store:
 
     def event(self, event: Event) -> None:
         """The event as a line."""
-        self._append("events.jsonl", event_record(event, self.redact))
+        self._append("events.jsonl", event_record(event, self._redact))
 
     def outcome(self, index: int, name: str, outcome: Outcome) -> None:
         """What became of one item, its value shortened where it is large."""
@@ -148,7 +148,7 @@ class Store:
                 "node": outcome.node,
                 "attempt": outcome.attempt,
                 "duration_s": outcome.duration_s,
-                **redacted(told, self.redact),
+                **redacted(told, self._redact),
             },
         )
 
@@ -160,7 +160,7 @@ class Store:
                     file.close()
 
     def _plain(self, record: Mapping[str, Any]) -> Any:
-        return redacted(plain(record), self.redact)
+        return redacted(plain(record), self._redact)
 
     def _append(self, name: str, record: Any) -> None:
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -82,6 +82,9 @@ TRAIN = """
         print("printed here")
         return sum(sky.gather(fold(1), fold(2)) >> sky)
 
+    def napping_driver():
+        return nap(60) >> sky
+
     def listing():
         return [fold(index) for index in range(3)]
 
