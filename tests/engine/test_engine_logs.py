@@ -110,7 +110,7 @@ def pid_of_worker(link: Any) -> int:
 
 def test_a_worker_that_a_signal_has_stopped_is_told_of_and_goes_on_when_it_may(local: Any) -> None:
     def nap() -> str:
-        time.sleep(0.5)
+        time.sleep(3)
         return "woke"
 
     pid = pid_of_worker(local.links[0])
@@ -166,20 +166,20 @@ def test_a_task_that_computes_or_prints_or_whose_children_do_is_left_in_peace(
     make_harness: Callable[..., Any],
 ) -> None:
     def compute() -> None:
-        end = time.monotonic() + 4
+        end = time.monotonic() + 6
         while time.monotonic() < end:
             sum(range(100_000))
 
     def talk() -> None:
-        for _ in range(8):
+        for _ in range(12):
             print("still here")
             time.sleep(0.5)
 
     def parent() -> None:
-        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done"])
+        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 2500000 ]; do i=$((i+1)); done"])
 
     harness = make_harness()
-    harness.add(Endpoint(kind="local"), stalled_s=2.0, concurrency=3)
+    harness.add(Endpoint(kind="local"), stalled_s=3.0, concurrency=3)
     sink, _ = harness.start([Task(compute), Task(talk), Task(parent)])
     sink.wait()
 

