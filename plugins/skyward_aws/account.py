@@ -62,6 +62,13 @@ class Account:
         """The region of each instance we have seen."""
         self._lock = RLock()
 
+    def warm_up(self, request: LaunchRequest) -> None:
+        """Everything a launch needs but the machines; see `Site.order`."""
+        from skyward_aws.shapes import aliases
+
+        if request.offer.instance_type not in aliases():  # whose launch has something to say first
+            self.site(request.offer.region).order(request)
+
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         """Machines of one type out of the zones of the offer and its alternatives, by one request to EC2 Fleet.
 
@@ -79,8 +86,9 @@ class Account:
             _saying_what_is_left(site, request.pool),
             reaching(asked, request.count),
             self._in_open_region(site),
+            site.believed(),
         ):
-            order = site.prepare(request)
+            order = site.order(request)
             try:
                 machines = site.launch(order)
             except ProviderError as error:

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from skyward.builtin.terminal import Display
 
 
+LOGS_ROOM = 256 << 20
+"""How much of what the workers have printed is brought here, bytes."""
+LOGS_S = 30.0
+"""How long that may take, seconds."""
+
+
 class Running:
     """One life of a pool, from `start` to `stop`."""
 
@@ -46,6 +53,10 @@ class Running:
         self.bus = bus
         self.ended_by: SkywardError | None = None
         """Why no more work is taken, once a guard has ended the pool."""
+        self.logs_directory: Path | None = None
+        """Where all that the workers print is kept, if anywhere."""
+        self._logs: list[Path] | None = None
+        self._keeping = threading.Lock()
         self._plugins = plugins
         self._began = time.monotonic()
         self._project: Path | None = project_root() if options.image.project else None
@@ -170,6 +181,21 @@ class Running:
             self._on_nodes = importable_with(self._project)
         return self._on_nodes(module)
 
+    def save_logs(self, directory: Path) -> list[Path]:
+        """Everything the workers have printed, in files; see `ComputePool.save_logs`."""
+        from skyward.remote.secrets import Redactor
+
+        redact = Redactor(env=self.options.image.env).redact
+        return self.engine.save_logs(directory, room=LOGS_ROOM, deadline_s=LOGS_S, redact=redact)
+
+    def keep_logs(self) -> list[Path]:
+        """The same in `logs_directory`, once: whoever asks again waits for it and gets what there is."""
+        with self._keeping:
+            if self._logs is None and self.logs_directory is not None:
+                self._logs = []
+                self._logs = self.save_logs(self.logs_directory)
+            return self._logs or []
+
     # -- guards --------------------------------------------------------------------------------------------------
 
     def _arm_guard(self) -> None:
@@ -200,6 +226,8 @@ class Running:
     def _expire(self, error: GuardError) -> None:
         self.ended_by = error
         self._abort(error)
+        with suppress(OSError):
+            self.keep_logs()
         try:
             self.fleet.stop()
         except SkywardError as problem:

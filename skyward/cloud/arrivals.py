@@ -33,6 +33,25 @@ class Arrivals:
         self._asked_at = time.monotonic()
         self._problem: ProviderError | None = None
 
+    def await_address(self, node: Node, deadline: float) -> None:
+        """Returns when the machine runs, or where it will is known: its cloud learns that it runs seconds after it can be
+        reached, or seconds before.
+
+        Raises:
+            NeverRan: as `await_running`.
+        """
+        began = time.monotonic()
+        self._await(lambda: node.is_nowhere, deadline)
+        if node.is_over or node.is_nowhere:
+            raise self.never_ran(node, time.monotonic() - began)
+
+    def reached(self, node: Node) -> None:
+        """Whatever its cloud says: it runs."""
+        with self._roster.changed:
+            if node.is_pending:
+                node.instance = replace(node.instance, state=InstanceState.RUNNING)
+                self._roster.changed.notify_all()
+
     def await_running(self, node: Node, deadline: float) -> None:
         """Returns when the machine runs. Until `deadline`, on the monotonic clock.
 
@@ -67,7 +86,7 @@ class Arrivals:
 
     def await_addresses(self, deadline: float) -> None:
         """Returns when every machine has an address or has failed: tasks are told their peers."""
-        self._await(lambda: any(one.is_pending and one.error is None for one in self._roster.nodes), deadline)
+        self._await(lambda: any(one.is_nowhere and one.error is None for one in self._roster.nodes), deadline)
 
     def _await(self, is_missing: Callable[[], bool], deadline: float) -> None:
         changed = self._roster.changed
@@ -114,6 +133,8 @@ class Arrivals:
         machine = self._account().machines.get(node.instance.id)
         old = node.instance
         if shown is not None:
+            if shown.state is InstanceState.PENDING and not node.is_pending:
+                return  # an old answer; it has been reached
             node.instance = replace(shown, offer=old.offer, details={**old.details, **shown.details})
             if machine is not None:
                 machine.was_seen = True

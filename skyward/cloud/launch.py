@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +39,8 @@ from skyward.model.plan import Plan
 from skyward.model.requirements import Requirements
 from skyward.model.volume import S3Volume, Volume
 from skyward.plugins import Plugins
+
+_log = logging.getLogger("skyward.cloud")
 
 REPEATS = (0.2, 1.0, 3.0)
 """Pauses before a launch that was not answered is asked for again, seconds."""
@@ -124,9 +128,12 @@ class Launcher:
             is_verifiable=is_billed,
         )
         try:
-            if is_billed and self._reaper is not None:
-                self._reaper.ensure()
             request = self._request(offer, count, alternatives, provider, token, lifetime_s, expires)
+            if is_billed and self._reaper is not None:
+                threading.Thread(
+                    target=_warm_up, args=(provider, request), name="skyward-warm-up", daemon=True
+                ).start()
+                self._reaper.ensure()
             self._check_wanted()
         except BaseException:
             self._journal.record("refused", token=token, error="it was never asked for")
@@ -271,6 +278,13 @@ class Backoff:
 
 
 # -- decisions -----------------------------------------------------------------------------------------------------
+
+
+def _warm_up(provider: Provider, request: LaunchRequest) -> None:
+    try:
+        provider.warm_up(request)
+    except Exception:  # whatever it is, the launch meets it again, and says it
+        _log.debug("%s: getting ready for a launch", provider.name, exc_info=True)
 
 
 def over_limit(

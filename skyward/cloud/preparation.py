@@ -71,7 +71,10 @@ class Preparation:
         began, order = time.monotonic(), self._order
         deadline = began + self._patience_s(node)
         try:
-            self._arrivals.await_running(node, deadline)
+            if order.volumes or order.engine.in_process:  # disks are attached to machines that run
+                self._arrivals.await_running(node, deadline)
+            else:
+                self._arrivals.await_address(node, deadline)
             if order.engine.in_process:
                 self._arrivals.await_addresses(deadline)
                 order.engine.add_node(node.instance)
@@ -107,6 +110,7 @@ class Preparation:
                     raise self._arrivals.never_ran(node, time.monotonic() - node.launched_at) from None
                 raise
             say(f"python {probe.python[0]}.{probe.python[1]} on {probe.machine or 'unknown'}")
+        self._arrivals.reached(node)
         self._birth.met(node, link)
         self._renew_host_key(node, link)
         for step in [

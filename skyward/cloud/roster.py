@@ -52,6 +52,11 @@ class Node:
         return self.instance.state is InstanceState.PENDING
 
     @property
+    def is_nowhere(self) -> bool:
+        """Whether it boots, and nobody knows where."""
+        return self.is_pending and self.instance.public_address is None
+
+    @property
     def is_over(self) -> bool:
         """Whether its cloud has ended it, or is about to."""
         return self.instance.state in (InstanceState.TERMINATED, InstanceState.TERMINATING)

@@ -30,6 +30,15 @@ OUTPUT_CAP = 1 << 20
 ANSWER_EVERY_S = 1.0
 """How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
+"""How much of what tasks print is kept until the run ends, bytes."""
+ARCHIVES_KEPT = 1 << 30
+"""Archives that are kept for later runs, bytes; the longest unused go first."""
+UNUSED_S = 30 * 86400
+"""An archive nobody asked for this long is removed at the end of a run."""
+YOUNG_S = 3600
+"""What looks like the directory of a dead agent may be that of one that is just starting, seconds."""
+HELD = "archives"
+"""In the directory of a run: the archives that it uses or may be about to, one a line."""
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -45,6 +54,9 @@ BOOTED = "/run/cloud-init/result.json"
 2026-11-30)."""
 NOTICE_S = 1.0
 """How often it is looked whether the cloud has announced the end of this machine, seconds."""
+STALL_LOOK_S = 1.0
+STOPPED_S = 3.0
+"""A worker that has been stopped by a signal this long is told of, seconds."""
 
 
 # -- the command that SSH runs -------------------------------------------------------------------------------
@@ -242,6 +254,7 @@ class Agent:
         os.makedirs(self.archives, mode=0o700, exist_ok=True)
         self.identity = os.urandom(8).hex()
         self.linger_s = float(settings.get("linger_s", 60.0))
+        self.stalled_s = float(settings.get("stalled_s", math.inf))
         self.listener = listener
         self.scratch = bytearray(1 << 18)
         """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
@@ -257,6 +270,7 @@ class Agent:
         self.receiving: Dict[str, Tuple[Any, int]] = {}
         self.have: Set[str] = set()
         self.printed: Dict[int, int] = {}
+        self.unsent: Dict[int, int] = {}
         self.logged = 0
         self.configuration: Optional[Dict[str, Any]] = None
         self.is_ready = False
@@ -267,6 +281,8 @@ class Agent:
         self.renewals = 0
         self.notice_at = 0.0
         self.noticed = b""
+        self.looked_at = time.monotonic()
+        self.activities: Dict[int, Activity] = {}
 
     def _make(self, name: str) -> str:
         path = os.path.join(self.run_directory, name)
@@ -330,9 +346,12 @@ class Agent:
         self._say(wire.HELLO, self._hello())
 
     def _hello(self) -> Dict[str, Any]:
+        archives = [name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")]
+        if self.configuration is None:
+            self._hold(archives)
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
-            archives=[name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")],
+            archives=archives,
             have=sorted(self.have), configured=self.configuration is not None,
             is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
@@ -523,7 +542,8 @@ class Agent:
             self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
             return
         total = header.get("total", os.fstat(file.fileno()).st_size)
-        self.fetches[name] = (file, header.get("offset", 0), total)
+        offset = max(0, total - header["last"]) if "last" in header else header.get("offset", 0)
+        self.fetches[name] = (file, offset, total)
 
     def _serve_fetches(self) -> None:
         """Queues further pieces of what the client fetches, a few at a time and in turn."""
@@ -567,6 +587,7 @@ class Agent:
                 os.rename(os.path.join(self.blobs, one["digest"]), path)
             if not os.path.exists(path):
                 return
+        self._hold([one["digest"] for one in wanted["archives"]], touch=True)
         try:
             places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
@@ -588,6 +609,20 @@ class Agent:
         if one["role"] != "runtime":
             unpack(source, target)
         return target
+
+    def _hold(self, archives: List[str], touch: bool = False) -> None:
+        """Says that these may not be removed, and, as they are used now, when they were used last."""
+        try:
+            with open(os.path.join(self.run_directory, HELD), "w") as file:
+                file.write("\n".join(archives))
+        except OSError:
+            pass  # a disk that is full is told of by whoever needs room on it
+        for name in archives if touch else ():
+            for path in (name + ".zip", name):
+                try:
+                    os.utime(os.path.join(self.archives, path))
+                except OSError:
+                    pass  # a project is unpacked elsewhere, and a disk that cannot be written is good to read
 
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
         environment = dict(os.environ)
@@ -757,16 +792,21 @@ class Agent:
                     file.write(data)
             except OSError:
                 self.logged = LOG_CAP
-        before = self.printed.get(task, 0)
-        self.printed[task] = before + len(data)
-        room = max(0, OUTPUT_CAP - before)
-        if room and (self.client is not None and self.client.out_size < 4 * OUTPUT_CAP):
+        sent = self.printed.get(task, 0)
+        is_heard = self.client is not None and self.client.out_size < 4 * OUTPUT_CAP
+        room = max(0, OUTPUT_CAP - sent) if is_heard else 0
+        if room:
             self._say(wire.OUTPUT, {"task": task, "slot": slot.index, "stream": stream}, data[:room])
+        self.printed[task] = sent + min(room, len(data))
+        if len(data) > room:
+            self.unsent[task] = self.unsent.get(task, 0) + len(data) - room
 
     def _end_of_output(self, task: int) -> None:
-        count = self.printed.pop(task, 0) if self.printed else 0
-        if count > OUTPUT_CAP:
-            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count - OUTPUT_CAP})
+        if self.printed:
+            self.printed.pop(task, None)
+        count = self.unsent.pop(task, 0) if self.unsent else 0
+        if count:
+            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count})
 
     def _bury_the_dead(self) -> None:
         for slot in self.slots:
@@ -825,10 +865,37 @@ class Agent:
         if self.settings.get("notice") and now - self.notice_at >= NOTICE_S:
             self.notice_at = now
             self._look_for_notice(self.settings["notice"])
+        if now - self.looked_at >= STALL_LOOK_S:
+            self.looked_at = now
+            self._look_for_stalls(now)
         if self.client is None and now - self.detached_at > self.linger_s:
             self.is_ending = True
         if not os.path.exists(self.run_directory):
             self.is_ending = True
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Tells of workers that run a task and do nothing at all: nobody else can see that they hang."""
+        busy = {slot.index: (slot, slot.next) for slot in self.slots if slot.state == "busy"}
+        self.activities = {index: one for index, one in self.activities.items() if index in busy}
+        for index, (slot, task) in busy.items():
+            state, ticks = activity_of(slot.pid)
+            if task is None or not state:
+                self.activities.pop(index, None)
+                continue
+            seen = (task, slot.pid, ticks, self.printed.get(task, 0) + self.unsent.get(task, 0))
+            activity = self.activities.get(index)
+            if activity is None or activity.seen != seen:
+                activity = self.activities[index] = Activity(seen, now, now + self.stalled_s)
+            is_stopped = state in "Tt"
+            if is_stopped and not activity.is_stopped:
+                activity.is_stopped, activity.tell_at = True, now + STOPPED_S
+            if now >= activity.tell_at:
+                idle = now - activity.since
+                activity.tell_at = now + max(2 * idle, self.stalled_s)
+                self._say(
+                    wire.NOTICE,
+                    {"what": "stalled", "task": task, "slot": index, "pid": slot.pid, "for_s": idle, "stopped": is_stopped},
+                )  # fmt: skip
 
     def _renew_lease(self) -> None:
         """Tells the switch that ends this machine that the client has been heard; what counts is that the text changes."""
@@ -896,6 +963,34 @@ class Agent:
                 break
             time.sleep(0.002)
         self._detach()
+        prune(self.directory)
+
+
+class Activity:
+    """What a busy worker was seen to have done so far, since when it is no more, and when that is to be told."""
+
+    __slots__ = ("is_stopped", "seen", "since", "tell_at")
+
+    def __init__(self, seen: Tuple[int, int, int, int], since: float, tell_at: float) -> None:
+        self.seen = seen
+        self.since = since
+        self.tell_at = tell_at
+        self.is_stopped = False
+
+
+def activity_of(pid: int, depth: int = 4) -> Tuple[str, int]:
+    """The state of a process as /proc names it (`T` is stopped), and the processor time that it and what it has started
+    have used, in ticks."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+        state, ticks = fields[0], sum(map(int, fields[11:15]))
+        for thread in os.listdir("/proc/%d/task" % pid)[:64] if depth else ():
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
+                ticks += sum(activity_of(int(child), depth - 1)[1] for child in file.read().split())
+        return state, ticks
+    except (OSError, IndexError, ValueError):
+        return "", 0
 
 
 def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str]:
@@ -908,6 +1003,94 @@ def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str
     shared = [places[role] for role in ("project", "runtime") if role in places]
     path = own + shared + [place for place in wanted if os.path.isabs(place)]
     return list(dict.fromkeys(path))
+
+
+# -- what earlier runs have left ---------------------------------------------------------------------------------
+
+
+def prune(directory: str) -> None:
+    """Removes the archives nobody has used for long, or that take too much room, and what dead agents have left.
+
+    What a living agent holds stays. Nothing depends on what goes: it is sent again when it is needed. Times are those of
+    the files, the present one, too.
+    """
+    archives, runs = os.path.join(directory, "archives"), os.path.join(directory, "runs")
+    try:
+        os.utime(archives)
+    except OSError:
+        return
+    now, room, found = _used_at(archives), ARCHIVES_KEPT, []
+    for used_at, path in sorted(((_used_at(path), path) for path in _inside(archives)), reverse=True):
+        room -= _weight(path)
+        if room < 0 or now - used_at > UNUSED_S:
+            found.append(path)
+    held: Set[str] = set()
+    for path in _inside(runs) if found else ():
+        held.update(_held_by(path))
+    for path in found:
+        if os.path.basename(path)[:64] not in held:
+            _discard(path)
+    for path in _inside(runs):
+        if now - _used_at(path) > YOUNG_S and _is_abandoned(path):
+            _discard(path)
+
+
+def _held_by(run_directory: str) -> List[str]:
+    """The archives that the agent of a run holds; none if it is dead."""
+    try:
+        with open(os.path.join(run_directory, HELD)) as file:
+            names = file.read().split()
+    except OSError:
+        return []
+    return [] if _is_abandoned(run_directory) else names
+
+
+def _inside(directory: str) -> List[str]:
+    try:
+        return [os.path.join(directory, name) for name in os.listdir(directory)]
+    except OSError:
+        return []
+
+
+def _used_at(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return math.inf  # somebody else has removed it
+
+
+def _weight(path: str) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    try:
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+        return sum(
+            os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names
+        )
+    except OSError:
+        return 0
+
+
+def _is_abandoned(run_directory: str) -> bool:
+    """Whether no agent listens there any more."""
+    link = _connect(run_directory)
+    if link is None:
+        return True
+    link.close()
+    return False
+
+
+def _discard(path: str) -> None:
+    """A directory under another name first: what is half removed must not be taken for the whole."""
+    if not os.path.isdir(path):
+        _unlink(path)
+        return
+    gone = path + ".gone"
+    try:
+        os.rename(path, gone)
+    except OSError:
+        gone = path
+    _remove(gone)
 
 
 # -- facts about this machine -----------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ LOCAL_LINGER_S = 2.0
 SUSPECT_S = 3.0
 LOST_S = 10.0
 """A node that has been silent for so long is given up and its tasks move, seconds."""
+STALLED_S = 60.0
+"""A worker that runs a task and has neither computed nor printed anything for so long is told of, seconds."""
 SHORT_LEASE_S = 10.0
 """A lease below this is renewed as often as a busy node is asked for a sign of life, seconds."""
 HELLO_S = 15.0
@@ -126,6 +128,7 @@ class Listener(Protocol):
     def on_lost(self, link: Link, reason: str, *, final: bool) -> None: ...
     def on_no_room(self, link: Link, digest: str, error: str) -> None: ...
     def on_dead_slot(self, link: Link, story: dict[str, Any]) -> None: ...
+    def on_stalled(self, link: Link, story: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +195,16 @@ class Link:
         linger_s: float | None = None,
         lost_s: float = LOST_S,
         armed_file: str | None = None,
+        stalled_s: float = STALLED_S,
         lease_file: str | None = None,
         lease_s: float | None = None,
         notice_file: str | None = None,
         on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
         on_unreachable: Callable[[], None] | None = None,
     ) -> None:
-        """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
+        """Of a task that does nothing for `stalled_s` its node tells, and again after twice the time.
+
+        `is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
 
         What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
@@ -230,6 +236,7 @@ class Link:
         self._on_unreachable = on_unreachable or (lambda: None)
         self._connect = connect
         self._is_booting = is_booting
+        self._stalled_s = stalled_s
         self._linger_s = (
             linger_s if linger_s is not None else (LOCAL_LINGER_S if endpoint.kind == "local" else LINGER_S)
         )
@@ -250,6 +257,7 @@ class Link:
         self._settings: WorkerSettings | None = None
         self._sent: OrderedDict[str, int] = OrderedDict()
         self.fetches: dict[str, _Fetch] = {}
+        self._logs: dict[str, LogFetch] = {}
         self._bulk: deque[Blob] = deque()
         self._bulk_wanted = threading.Condition()
         self._bulk_thread: threading.Thread | None = None
@@ -310,7 +318,7 @@ class Link:
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
-                "armed": self._armed_file, "lease": self._lease, "notice": self._notice_file,
+                "armed": self._armed_file, "lease": self._lease, "notice": self._notice_file, "stalled_s": self._stalled_s,
             }
         )  # fmt: skip
         stream.write(
@@ -534,6 +542,12 @@ class Link:
         if self.fetches.pop(name, None) is not None:
             self.send(wire.DROP, {"names": [name]})
 
+    def fetch_log(self, name: str, room: int, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+        """Brings the last `room` bytes of a log of the node: `write` gets them piece by piece, `done` is called after the
+        last one, or at once if there is no such log; both from the thread of the connection."""
+        self._logs[name] = LogFetch(room, write, done)
+        self.send(wire.FETCH, {"name": name, "last": room})
+
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def _ended(self, stream: Stream, reason: str) -> None:
@@ -612,6 +626,7 @@ class Link:
     def _on_piece(self, header: dict[str, Any], payload: Any) -> None:
         fetch = self.fetches.get(header["name"])
         if fetch is None:
+            self._on_log_piece(header, payload)
             return
         if header["total"] != fetch.total or len(payload) > fetch.total - fetch.filled:
             raise ValueError(f"{header['name']} has {header['total']} bytes, {fetch.total} were announced")
@@ -624,6 +639,19 @@ class Link:
             del self.fetches[header["name"]]
             self.send(wire.DROP, {"names": [header["name"]]})
             fetch.done(fetch.value())
+
+    def _on_log_piece(self, header: dict[str, Any], payload: Any) -> None:
+        name = header["name"]
+        log = self._logs.get(name)
+        if log is not None and log.take(header["offset"], header["total"], payload):
+            del self._logs[name]
+            log.done()
+
+    def _end_logs(self) -> None:
+        """The rest of the logs that were on their way is not waited for."""
+        while self._logs:
+            _, log = self._logs.popitem()
+            log.done()
 
     def _on_notice(self, header: dict[str, Any]) -> None:
         what = header["what"]
@@ -651,6 +679,12 @@ class Link:
                 self.listener.on_dead_slot(self, header)
             else:
                 self._fail(error)
+        elif what == "stalled":
+            if self.listener is not None:
+                self.listener.on_stalled(self, header)
+        elif what == "no-such-value":
+            if (log := self._logs.pop(header["name"], None)) is not None:
+                log.done()
         elif what == "interruption":
             if self.on_notice is not None:
                 self.on_notice(self, dict(header["notice"]))
@@ -675,6 +709,7 @@ class Link:
 
     def _reattach(self) -> None:
         """Connects again until that works or the agent must be gone; tells the listener what it finds."""
+        self._end_logs()
         started = time.monotonic()
         before = self.probe.agent if hasattr(self, "probe") else ""
         was_up, self.is_up = self.is_up, False
@@ -751,6 +786,7 @@ class Link:
             self._give_up(reason, final=True)
 
     def _give_up(self, reason: str, *, final: bool) -> None:
+        self._end_logs()
         self.is_up = False
         self.is_closed = self.is_closed or final
         self._hang_up()
@@ -780,6 +816,7 @@ class Link:
         self._to_send.put(None)
         with self._bulk_wanted:
             self._bulk_wanted.notify_all()
+        self._end_logs()
         self._hang_up()
         del connection
 
@@ -864,6 +901,25 @@ class _Fetch:
 
     def value(self) -> bytes | memoryview:
         return self._growing.getvalue() if self._growing is not None else memoryview(self._target)
+
+
+class LogFetch:
+    """A log on its way here, of which the last `room` bytes were asked for."""
+
+    __slots__ = ("_room", "_write", "done")
+
+    def __init__(self, room: int, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+        self._room = room
+        self._write = write
+        self.done = done
+
+    def take(self, offset: int, total: int, piece: Any) -> bool:
+        """Whether this piece was the last one. A node that sends more than it was asked for is not believed."""
+        self._room -= len(piece)
+        if self._room < 0:
+            raise ValueError(f"a log has more than the {total} bytes that were announced")
+        self._write(piece)
+        return bool(offset + len(piece) >= total)
 
 
 def _with_digest(archive: Archive) -> Blob:

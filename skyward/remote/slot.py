@@ -293,6 +293,14 @@ class Slot:
         begun = chunk.high - chunk.low - self.tokens_left()
         return chunk.ids[chunk.low + begun - 1] if begun > self.finished else None
 
+    @property
+    def next(self) -> Optional[int]:
+        """The task that runs now, or that the worker should begin."""
+        chunk = self.chunk
+        if chunk is None or chunk.low + self.finished >= chunk.high:
+            return None
+        return chunk.ids[chunk.low + self.finished]
+
     def split_at_death(self) -> Tuple[Optional[int], Optional[Chunk]]:
         """(the task that died with the worker, the tasks that had not started); call after the last records."""
         chunk = self.chunk

@@ -363,11 +363,13 @@ class Worker:
         buffers = [self._buffer(digest) for digest in call.get("buffers", ())]
         args, kwargs = pickle.loads(data, buffers=buffers)
         for key, reference in call.get("long", ()):
-            if isinstance(key, int):
-                args = list(args) if type(args) is tuple else args
-                args[key] = self._value(reference)
+            args = list(args) if type(args) is tuple else args
+            place = args if isinstance(key, int) else kwargs
+            same = reference.get("same")  # one object that is given twice is made once
+            if same is None:
+                place[key] = self._value(reference)
             else:
-                kwargs[key] = self._value(reference)
+                place[key] = args[same] if isinstance(same, int) else kwargs[same]
         return args, kwargs
 
     def _value(self, reference: dict[str, Any]) -> Any:

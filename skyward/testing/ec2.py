@@ -11,6 +11,7 @@ in a process, because moto keeps one account per process.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 import time
@@ -114,6 +115,9 @@ class SimulatedEC2(SimulatedCloud):
         self.region = region
         self.endpoint = ""
         """The URL of every service."""
+        self._secret_key = (
+            f"{SECRET_KEY[:-8]}{os.urandom(4).hex()}"  # what is kept for one is not for the next
+        )
         self._rented: dict[str, _Rented] = {}
         self._stuck: list[Any] = []
 
@@ -150,7 +154,7 @@ class SimulatedEC2(SimulatedCloud):
         """Variables with which any client of AWS finds this one."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_SECRET_ACCESS_KEY": self._secret_key,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint,

@@ -42,6 +42,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 STAIRS = {
     ("api/running.py", "skyward.builtin.terminal"): "a pool without `skyward run` shows itself",
     ("cli/run.py", "skyward.builtin.terminal"): "the command line sets up what the terminal shows",
+    ("cli/run.py", "skyward.builtin.junit"): "the command line sets up the reports that were asked for",
+    ("builtin/junit.py", "skyward.builtin.terminal"): "errors are told in one way",
     ("builtin/engines.py", "skyward.scheduler"): "the built-in engine is the scheduler",
     ("builtin/terminal.py", "skyward.builtin.screen"): "one plugin in two modules",
 }
