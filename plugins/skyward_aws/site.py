@@ -17,6 +17,7 @@ from skyward_aws import calls
 from skyward_aws.calls import PROFILE, Call
 from skyward_aws.cloud import Cloud, Patience
 from skyward_aws.config import AWS
+from skyward_aws.errors import is_stranger
 from skyward_aws.fleet import (
     Got,
     Order,
@@ -117,14 +118,13 @@ class Site:
             offers = (offer, *request.alternatives)
             found = places_for(offers, places.result(), sold_in.result())
             machine = image.result()
-            self.makers.add(request.pool)
-            group = threads.submit(self._group, request, found[0][0].vpc)
-            key = threads.submit(self._key, request)
+            group = threads.submit(self._made, self._group, request, found[0][0].vpc)
+            key = threads.submit(self._made, self._key, request)
             order = Order(
                 request=request,
                 image=machine,
                 places=tuple(found),
-                group=group.result(),
+                group=str(group.result()),
                 user=config.username or machine.user,
                 strategy=config.allocation_strategy,
                 key_name=key.result(),
@@ -132,6 +132,19 @@ class Site:
             )
         self._make_template(order)
         return order
+
+    def _made(self, make: Callable[..., str | None], request: LaunchRequest, *more: str) -> str | None:
+        """What `make` makes. From then on something of the pool is there, or may be; unless AWS does not even know who
+        asked."""
+        try:
+            made = make(request, *more)
+        except ProviderError as error:
+            if not is_stranger(error):
+                self.makers.add(request.pool)
+            raise
+        if made is not None:
+            self.makers.add(request.pool)
+        return made
 
     def image(self, offer: Offer) -> MachineImage:
         """What the machines boot."""

@@ -603,6 +603,22 @@ def test_a_region_the_account_has_not_enabled_rules_out_itself_only(
 
 
 @without_machines
+def test_a_refusal_says_whether_anything_was_made(aws: AWSProvider, ec2: SimulatedEC2) -> None:
+    aws.account.site("us-east-1").order(order())  # what can be looked up is known from now on
+    for action in ("CreateSecurityGroup", "CreateFleet"):
+        ec2.fault(action, "expired", times=1)
+
+    def refusal(pool: str) -> CredentialsError:
+        with pytest.raises(CredentialsError) as caught:
+            aws.launch(order(pool=pool, token=f"t-{pool}"))
+        return caught.value
+
+    assert refusal("p-2").made_nothing is True  # type: ignore[attr-defined]
+    assert not hasattr(refusal("p-3"), "made_nothing")
+    assert [name.split()[1] for name in ec2.resources()["security-group"]] == ["skyward-p-1", "skyward-p-3"]
+
+
+@without_machines
 def test_keys_that_are_good_nowhere_are_no_closed_region(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:
     ec2.fault("*", "auth", times=None)
 
