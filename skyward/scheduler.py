@@ -449,7 +449,8 @@ class SSHEngine(Engine):
         except SerializationError as error:
             return None, b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
         batch = all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries)
-        header: dict[str, Any] = {"chunk": first.chunk, "fn": function.digest, "batch": batch}
+        head: dict[str, Any] = {"fn": function.digest, "batch": batch}
+        wholes: list[str] = []
         needs: dict[str, Blob] = {function.digest: function}
         if batch:
             payload = encode_rows([entry.task.args for entry in entries])
@@ -465,14 +466,29 @@ class SSHEngine(Engine):
                 calls.append(call.header)
                 pieces.append(call.payload)
                 needs.update((blob.digest, blob) for blob in call.blobs)
+                wholes += [
+                    one["digest"] for _, one in call.header.get("long", ()) if one["form"] in ("bytes", "str")
+                ]
             if not travelling:
                 return None, b"", failed
             entries, payload = travelling, b"".join(pieces)
-            header["calls"], header["lengths"] = calls, [len(piece) for piece in pieces]
+            head["calls"], head["lengths"] = calls, [len(piece) for piece in pieces]
         blobs = tuple(needs.values())
         for entry in entries:
             entry.blobs = blobs
-        header.update(ids=[entry.wire_id for entry in entries], needs=list(needs), size=len(payload))
+        first_id, count = entries[0].wire_id, len(entries)
+        header: dict[str, Any] = {
+            "chunk": first.chunk,
+            "first": first_id,
+            "count": count,
+            "needs": list(needs),
+        }
+        if entries[-1].wire_id - first_id >= count:  # some that cannot travel are missing
+            header["ids"] = head["ids"] = [entry.wire_id for entry in entries]
+        if wholes:
+            header["wholes"] = wholes
+        text = wire.write_header(head)
+        header["head"], header["size"] = len(text), len(payload)
         timeout = (
             first.task.options.timeout_s
             if first.task.options.timeout_s is not None
@@ -484,7 +500,7 @@ class SSHEngine(Engine):
             header["worker"] = group.place[1]
         node.link.ensure(blobs)
         self._keep_budget(node)
-        return header, payload, failed
+        return header, text + payload, failed
 
     def _function(self, group: _Group, task: Task) -> Blob:
         found = group.functions.get(id(task.fn))

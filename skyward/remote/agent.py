@@ -161,18 +161,22 @@ class Client:
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
 
-    def put(self, *parts: Any) -> None:
+    def put(self, text: bytes, payload: Any = b"") -> None:
+        """A short frame is one piece, so that one call writes it."""
+        if len(payload) <= wire.INLINE:
+            parts = [b"".join((text, payload)) if payload else text]
+        else:
+            parts = [text, payload]
         for part in parts:
-            if len(part):
-                self.out.append(memoryview(part))
-                self.out_size += len(part)
+            self.out.append(memoryview(part))
+            self.out_size += len(part)
 
     def flush(self) -> bool:
         """Writes what fits; False when the client is gone."""
         while self.out:
             view = self.out[0]
             try:
-                sent = os.write(self.write_fd, view[:1048576])
+                sent = os.write(self.write_fd, view)
             except BlockingIOError:
                 return True
             except OSError:
@@ -212,7 +216,8 @@ class Poller:
             self._poll.unregister(number)
 
     def wait(self, seconds: float) -> List[Tuple[Any, Any, bool, bool]]:
-        """(what, whose, can it be read, can it be written); one whose other end is gone can be both."""
+        """(what, whose, can it be read, can it be written); one whose other end is gone can be both. What was watched
+        last comes first: it was looked at last, so what a worker prints is there when its later word is."""
         found = []
         for number, mask in self._poll.poll(math.ceil(seconds * 1000)):
             watched = self._watched.get(number)
@@ -220,6 +225,7 @@ class Poller:
                 found.append(
                     (watched[0], watched[1], bool(mask & ~select.POLLOUT), bool(mask & ~select.POLLIN))
                 )
+        found.reverse()
         return found
 
 
@@ -646,8 +652,9 @@ class Agent:
         view = memoryview(payload)
         position = 0
         for one in header["chunks"]:
-            chunk = Chunk(one, view[position : position + one["size"]])
-            position += one["size"]
+            end = position + one["head"] + one["size"]
+            chunk = Chunk(one, view[position:end])
+            position = end
             chunk.needs -= self.have
             (self.waiting if chunk.needs else self.queue).append(chunk)
         self._feed()
@@ -717,20 +724,27 @@ class Agent:
             return
         if is_writable:
             slot.send()
-        letters = slot.read_commands() if is_readable else b""
-        if not letters:
-            if is_readable:
-                self._unwatch(slot._commands)  # it has closed its end: its death follows
-            return
+        if is_readable and not self._hear(slot):
+            self._unwatch(slot._commands)  # it has closed its end: its death follows
+
+    def _hear(self, slot: Slot) -> bool:
+        """What the worker of a slot says; False when it will say nothing more."""
+        said = slot.read_commands()
+        if said is None:
+            return False
+        letters, record = said
         if b"r" in letters:
             slot.state, slot.failures = "idle", 0
             self._check_ready()
         if b"n" in letters or b"d" in letters:
             self._collect(slot)
-        if b"d" in letters:
+        if record:
+            self._pass_on(slot, slot.split(record))
+        if record or b"d" in letters:
             slot.chunk, slot.state = None, "idle"
         if slot.state == "idle":
             self._feed()
+        return True
 
     def _check_ready(self) -> None:
         if not self.is_ready and all(slot.state not in ("starting", "dead") for slot in self.slots):
@@ -742,18 +756,22 @@ class Agent:
         output = slot.read_output()
         if output:
             self._printed(slot, slot.current or 0, "err", output)
-        pieces = []
-        for task, kind, seconds, body in slot.read_records():
+        self._pass_on(slot, slot.read_records())
+
+    def _pass_on(self, slot: Slot, found: List[Tuple[int, int, bytes]]) -> None:
+        outcomes = []
+        for kind, task, data in found:
             if kind == wire.RECORD_OUT or kind == wire.RECORD_ERR:
-                self._printed(slot, task, "out" if kind == wire.RECORD_OUT else "err", body)
+                self._printed(slot, task, "out" if kind == wire.RECORD_OUT else "err", data)
                 continue
-            pieces.append(wire.RECORD.pack(len(body), task, kind, seconds))
-            pieces.append(body)
-            if kind != wire.RECORD_COMING:
-                self._end_of_output(task)
+            outcomes.append(data)
+            if self.printed:
+                for ended, what, _, _ in wire.read_records(data):
+                    if what != wire.RECORD_COMING:
+                        self._end_of_output(ended)
             slot.tail = b""  # the last words kept are those of the task that runs
-        if pieces:
-            self._results(b"".join(pieces))
+        if outcomes:
+            self._results(b"".join(outcomes))
 
     def _printed(self, slot: Slot, task: int, stream: str, data: bytes) -> None:
         if not data:
@@ -773,7 +791,7 @@ class Agent:
             self._say(wire.OUTPUT, {"task": task, "slot": slot.index, "stream": stream}, data[:room])
 
     def _end_of_output(self, task: int) -> None:
-        count = self.printed.pop(task, 0) if self.printed else 0
+        count = self.printed.pop(task, 0)
         if count > OUTPUT_CAP:
             self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count - OUTPUT_CAP})
 
@@ -786,7 +804,10 @@ class Agent:
     def _on_death(self, slot: Slot, story: Dict[str, Any]) -> None:
         """Tells which task died with its worker, gives the others to somebody else, starts a new worker."""
         was_starting = slot.state == "starting"
+        _, record = slot.read_commands() or (b"", b"")
         self._collect(slot)
+        if record:
+            self._pass_on(slot, slot.split(record))
         victim, rest = slot.split_at_death()
         slot.bury()
         _end_orphans({one.pid for one in self.slots if one.state != "dead"})

@@ -34,7 +34,7 @@ MAX_PAYLOAD = 64 << 20
 CHUNK = 256 << 10
 """How much of a long value travels in one frame, bytes: other frames go between two of them."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of this protocol; both sides name theirs in the first frame."""
 
 # client -> agent
@@ -44,11 +44,18 @@ PIECE = 20
 # agent -> client
 HELLO, READY, RESULTS, OUTPUT, RECALLED, PONG, SYNC, FAREWELL, NOTICE = range(31, 40)
 
+WORK = struct.Struct("<QIIIIQ")
+"""What an agent puts before the tasks it gives to a worker: first task and how many the chunk has, from which one up to
+before which one they are its own, length of their header and of their payload. A chunk of none tells, in its header, of
+a long value that is arriving."""
+
 # Records inside a RESULTS payload, written by workers: length of what follows, task, kind, seconds it took.
 RECORD = struct.Struct("<IQBd")
 RECORD_NONE, RECORD_VALUE, RECORD_ERROR, RECORD_LONG, RECORD_OUT, RECORD_ERR, RECORD_DEATH, RECORD_COMING = (
     range(8)
 )
+RECORD_DONE = 4 << 10
+"""A worker's last record up to this many bytes is sent with the word that its chunk is done."""
 INLINE = 64 << 10
 """Values up to this many bytes travel inside a record or a task; longer ones on their own, bytes."""
 
@@ -71,9 +78,13 @@ class BadFrame(Exception):
     """The bytes are not a frame of ours."""
 
 
+def write_header(header: Dict[str, Any]) -> bytes:
+    return _to_json(header).encode("ascii")
+
+
 def encode(kind: int, header: Dict[str, Any], payload_length: int = 0) -> bytes:
     """Everything of a frame but its payload, which the caller sends right after."""
-    text = _to_json(header).encode("ascii")
+    text = write_header(header)
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
     return checked + _SUM.pack(zlib.crc32(text, zlib.crc32(checked))) + text
 
@@ -86,7 +97,8 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # the start of a frame whose rest has not come
+        self._wanted = 0  # how much has to be there before it is worth looking at, bytes
         self._long: List[Any] = []  # [kind, header, target, filled] of a payload being collected
         self._piece = bytearray()
 
@@ -112,60 +124,66 @@ class Decoder:
         return not self._buffer and not self._long
 
     def feed(self, data: Buffer) -> Iterator[Tuple[int, Dict[str, Any], Buffer]]:
-        """The frames that `data` completes, as (type, header, payload).
+        """The frames that `data` completes, as (type, header, payload). Whole frames are read where they are.
 
         Raises:
             BadFrame: these bytes cannot be a frame; nothing after them can be trusted.
         """
         view = memoryview(data)
-        while True:
-            if self._long:
-                kind, header, target, filled = self._long
-                take = min(len(target) - filled, len(view))
-                target[filled : filled + take] = view[:take]
-                view = view[take:]
-                self._long[3] = filled + take
-                if filled + take < len(target):
-                    return
-                self._long = []
-                yield kind, header, target
-            if len(view):
-                self._buffer += view
-                view = view[:0]
-            frame = self._next()
-            if frame is None:
+        if self._long:
+            take = min(len(self.room), len(view))
+            self.room[:take] = view[:take]
+            view = view[take:]
+            yield from self.filled(take)
+        if self._buffer:
+            self._buffer += view
+            if len(self._buffer) < self._wanted:
                 return
-            if frame[2] is None:
-                continue
-            yield frame
+            view = memoryview(bytes(self._buffer))
+            self._buffer.clear()
+        while len(view):
+            head = self._head(view)
+            if head is None:
+                self._buffer += view
+                return
+            kind, header, start, length = head
+            end = start + length
+            if end <= len(view) and (length <= INLINE or kind != PIECE):
+                payload = bytes(view[start:end])
+                view = view[end:]
+                yield kind, header, payload
+            elif length <= INLINE:
+                self._wanted = end
+                self._buffer += view
+                return
+            else:
+                target = self._target(kind, length)
+                take = min(length, len(view) - start)
+                target[:take] = view[start : start + take]
+                view = view[start + take :]
+                self._long = [kind, header, target, 0]
+                yield from self.filled(take)
 
-    def _next(self) -> Any:
-        buffer = self._buffer
-        if len(buffer) < PREFIX.size:
-            if not MAGIC.startswith(bytes(buffer[:4])) and not bytes(buffer).startswith(MAGIC):
-                raise BadFrame("not a frame: %r" % bytes(buffer[:32]))
+    def _head(self, view: memoryview) -> Any:
+        """(type, header, where the payload begins, its length) of the frame at the start of `view`; None while that is not
+        all there, and `_wanted` says how much has to be."""
+        if len(view) < PREFIX.size:
+            start = bytes(view[: len(MAGIC)])
+            if not MAGIC.startswith(start):
+                raise BadFrame("not a frame: %r" % bytes(view))
+            self._wanted = PREFIX.size
             return None
-        magic, kind, header_length, payload_length, checksum = PREFIX.unpack_from(buffer)
+        magic, kind, header_length, payload_length, checksum = PREFIX.unpack_from(view)
         if magic != MAGIC or header_length > MAX_HEADER or payload_length > MAX_PAYLOAD:
-            raise BadFrame("not a frame: %r" % bytes(buffer[:32]))
+            raise BadFrame("not a frame: %r" % bytes(view[:32]))
         start = PREFIX.size + header_length
-        if len(buffer) < start:
+        if len(view) < start:
+            self._wanted = start
             return None
-        text = bytes(buffer[PREFIX.size : start])
-        if zlib.crc32(text, zlib.crc32(bytes(buffer[: _CHECKED.size]))) != checksum:
+        text = bytes(view[PREFIX.size : start])
+        if zlib.crc32(text, zlib.crc32(view[: _CHECKED.size])) != checksum:
             raise BadFrame("checksum of a frame header does not match")
-        if len(buffer) < start + payload_length and payload_length > INLINE:
-            target = self._target(kind, payload_length)
-            filled = len(buffer) - start
-            target[:filled] = memoryview(buffer)[start:]
-            self._long = [kind, _header(text), target, filled]
-            self._buffer = bytearray()
-            return None
-        if len(buffer) < start + payload_length:
-            return None
-        payload = bytes(memoryview(buffer)[start : start + payload_length])
-        del buffer[: start + payload_length]
-        return kind, _header(text), payload
+        return kind, read_header(text), start, payload_length
 
     def _target(self, kind: int, length: int) -> bytearray:
         """New memory for every piece would cost more than filling it."""
@@ -176,12 +194,22 @@ class Decoder:
         return self._piece
 
 
-def _header(text: bytes) -> Dict[str, Any]:
+# json.loads without looking for spaces before and after
+_from_json = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def read_header(text: bytes) -> Dict[str, Any]:
+    """A header that was written by `write_header`.
+
+    Raises:
+        BadFrame: it is nothing of the kind.
+    """
     try:
-        header = json.loads(text.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError) as error:
+        decoded = text.decode("utf-8", "surrogatepass")
+        header, end = _from_json(decoded, 0)
+    except (ValueError, RecursionError, StopIteration) as error:
         raise BadFrame("a frame header is not JSON: %s" % error) from None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or end != len(decoded):
         raise BadFrame("a frame header is not an object")
     return header
 

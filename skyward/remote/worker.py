@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Sequence
 from typing import Any
 
 from skyward.remote import wire
@@ -51,26 +52,40 @@ class Channel:
         os.set_blocking(self._tokens, False)
         os.set_blocking(self._results, False)
         self._notified_at = 0.0
-        self._received = bytearray()
+        self._received = b""
+        self._is_pipe_used = False
+        self._header: tuple[bytes, dict[str, Any]] = (b"", {})
 
-    def receive(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next chunk, or None when the agent is gone."""
-        prefix = self._read(wire.PREFIX.size)
-        if not prefix:
+    def receive(self) -> tuple[dict[str, Any], Sequence[int], int, int, bytes] | None:
+        """The next chunk: header, tasks, from which up to before which to run, payload. None when the agent is gone."""
+        work = wire.WORK
+        data = self._complete(work.size)
+        if data is None:
             return None
-        _, _, header_length, payload_length, _ = wire.PREFIX.unpack(prefix)
-        header = json.loads(self._read(header_length).decode("utf-8", "surrogatepass"))
-        return header, self._read(payload_length)
+        first, count, low, high, head, size = work.unpack_from(data)
+        start = work.size + head
+        data = self._complete(start + size)
+        if data is None:
+            return None
+        text, payload = data[work.size : start], data[start : start + size]
+        self._received = data[start + size :]
+        if text != self._header[0]:
+            self._header = text, wire.read_header(text)
+        header = self._header[1]
+        return header, header.get("ids") or range(first, first + count), low, high, payload
 
-    def _read(self, n: int) -> bytes:
-        received = self._received
-        while len(received) < n:
-            piece = self._commands.recv(max(65536, n - len(received)))
-            if not piece:
-                return b""
-            received += piece
-        data = bytes(memoryview(received)[:n])
-        del received[:n]
+    def _complete(self, n: int) -> bytes | None:
+        """What has been received, when that is at least so much."""
+        data = self._received or self._commands.recv(65536)
+        if len(data) < n:
+            growing = bytearray(data)
+            while len(growing) < n:
+                piece = self._commands.recv(max(65536, n - len(growing)))
+                if not piece:
+                    return None
+                growing += piece
+            data = bytes(growing)
+        self._received = data
         return data
 
     @property
@@ -87,6 +102,7 @@ class Channel:
 
     def write(self, record: bytes) -> None:
         """Puts one record where it survives this process."""
+        self._is_pipe_used = True
         view = memoryview(record)
         while view:
             try:
@@ -104,7 +120,16 @@ class Channel:
 
     def tell(self, what: bytes) -> None:
         self._notified_at = time.monotonic()
+        self._is_pipe_used = False
         self._commands.send(what)
+
+    def finish(self, record: bytes) -> None:
+        """Tells the last outcome of a chunk, in the same breath as that it is the last."""
+        if len(record) > wire.RECORD_DONE:
+            self.write(record)
+            self.tell(b"d")
+        else:
+            self.tell((b"nf" if self._is_pipe_used else b"f") + record)
 
 
 class Output(io.RawIOBase):
@@ -198,28 +223,40 @@ class Worker:
             message = self.channel.receive()
             if message is None:
                 return
-            if "chunk" in message[0]:
-                self._run_chunk(*message, surroundings)
+            header, ids, low, high, payload = message
+            if ids:
+                self._run_chunk(header, ids, low, high, payload, surroundings)
             else:
-                self._read_ahead(message[0]["digest"], message[0]["total"])
+                self._read_ahead(header["digest"], header["total"])
 
     # -- one chunk --
 
-    def _run_chunk(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
-        try:
-            self._run_tasks(header, payload, surroundings)
-        finally:
-            self._end_chunk()
-
-    def _end_chunk(self) -> None:
-        """Says that the next chunk may come; at once after the last task, before tidying up."""
-        if self._in_chunk:
-            self._in_chunk = False
-            self.channel.tell(b"d")
-
-    def _run_tasks(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
+    def _run_chunk(
+        self,
+        header: dict[str, Any],
+        ids: Sequence[int],
+        low: int,
+        high: int,
+        payload: bytes,
+        surroundings: Surroundings,
+    ) -> None:
         self._in_chunk, self._is_last = True, False
-        ids, low, high = header["ids"], header["lo"], header["hi"]
+        try:
+            self._run_tasks(header, ids, low, high, payload, surroundings)
+        finally:
+            if self._in_chunk:
+                self._in_chunk = False
+                self.channel.tell(b"d")
+
+    def _run_tasks(
+        self,
+        header: dict[str, Any],
+        ids: Sequence[int],
+        low: int,
+        high: int,
+        payload: bytes,
+        surroundings: Surroundings,
+    ) -> None:
         try:
             function = self._function(header["fn"])
             rows = pickle.loads(payload) if header["batch"] else None
@@ -243,7 +280,7 @@ class Worker:
             else:
                 self._run_call(task, function, header["calls"][index], payload[start:position], surroundings)
 
-    def _fail_all(self, ids: list[int], error: BaseException) -> None:
+    def _fail_all(self, ids: Sequence[int], error: BaseException) -> None:
         for task in ids:
             if not self.channel.take_token():
                 return
@@ -291,10 +328,12 @@ class Worker:
     # -- outcomes --
 
     def _finish(self, task: int, kind: int, body: bytes, seconds: float) -> None:
-        self.channel.write(wire.RECORD.pack(len(body), task, kind, seconds) + body)
+        record = wire.RECORD.pack(len(body), task, kind, seconds) + body
         if self._is_last:
-            self._end_chunk()
+            self._in_chunk = False
+            self.channel.finish(record)
         else:
+            self.channel.write(record)
             self.channel.notify()
 
     def _finish_value(self, task: int, value: Any, seconds: float, name: str) -> None:
