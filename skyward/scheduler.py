@@ -164,9 +164,9 @@ class _Node:
         is_held_back = self.is_suspected or self.is_full or self.is_draining
         return self.link.is_up and not is_held_back and self.slots > 0
 
-    @property
-    def load(self) -> float:
-        return len(self.on_way) / max(1, self.slots)
+
+def _load(node: _Node) -> float:
+    return len(node.on_way) / max(1, node.slots)
 
 
 Resolution = tuple[_Entry, Outcome]
@@ -229,7 +229,8 @@ class SSHEngine(Engine):
                 self._waiting.extend(entries)
             else:
                 self._pinned.setdefault(place, deque()).extend(entries)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         self._move_on()
         return group
 
@@ -333,15 +334,16 @@ class SSHEngine(Engine):
         """Which waiting tasks go where now: for each node, lists of tasks that one worker runs in a row."""
         nodes = [node for node in self._nodes if node.is_usable]
         chosen: dict[int, tuple[_Node, list[list[_Entry]]]] = {}
-        self._choose_pinned(chosen)
+        if self._pinned:
+            self._choose_pinned(chosen)
         total = sum(node.slots for node in nodes)
         while self._waiting and nodes:
             entry = self._waiting[0]
             if entry.group.is_cancelled:
                 break
-            node = min(nodes, key=lambda one: one.load)
-            if node.link is entry.avoid and len(nodes) > 1:
-                node = min((one for one in nodes if one.link is not entry.avoid), key=lambda one: one.load)
+            node = nodes[0]
+            if len(nodes) > 1:
+                node = min((one for one in nodes if one.link is not entry.avoid), key=_load)
             room = self._room(node, entry.group)
             if room <= 0:
                 break
@@ -426,9 +428,10 @@ class SSHEngine(Engine):
 
     def _cancel_again(self, node: _Node, chunks: list[list[_Entry]]) -> None:
         """What was cancelled while it was being sent: the word may have been there before the tasks."""
-        for group, chunk in ((entries[0].group, entries[0].chunk) for entries in chunks):
+        for entries in chunks:
+            group = entries[0].group
             if group.is_cancelled:
-                node.link.send(wire.CANCEL, {"chunks": [chunk], "kill": group.is_killed})
+                node.link.send(wire.CANCEL, {"chunks": [entries[0].chunk], "kill": group.is_killed})
 
     def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
         """Told before they are sent, so that no task ends before it has begun."""
@@ -889,7 +892,7 @@ class SSHEngine(Engine):
             ]  # fmt: skip
             if not idle or not busy:
                 return
-            node = max(busy, key=lambda one: one.load)
+            node = max(busy, key=_load)
             node.recalled_at = now
             free = sum(one.slots - len(one.on_way) for one in idle)
             spare = len(node.on_way) - node.slots

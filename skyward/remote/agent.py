@@ -22,7 +22,7 @@ import sys
 import time
 
 from skyward.remote import wire
-from skyward.remote.slot import Chunk, Slot
+from skyward.remote.slot import Chunk, Slot, widen
 
 TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
@@ -158,8 +158,9 @@ class Client:
         self.out: Deque[memoryview] = collections.deque()
         self.out_size = 0
         self.is_writing = False
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
+        for descriptor in (read_fd, write_fd):
+            os.set_blocking(descriptor, False)
+            widen(descriptor)
 
     def put(self, text: bytes, payload: Any = b"") -> None:
         """A short frame is one piece, so that one call writes it."""

@@ -32,9 +32,12 @@ from skyward.remote import wire
 
 INLINE = wire.INLINE
 SAMPLE = 4096
+NAMED_CODES = 256
+"""Functions whose names are remembered."""
 LONG = 4 << 20
 """From here on computing a digest takes long enough to be worth doing beside the transfer, bytes."""
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
+_names_of_code: dict[int, tuple[CodeType, tuple[str, ...]]] = {}
 _CONSTANT = _ATOMS | {ModuleType, BuiltinFunctionType}
 
 
@@ -194,12 +197,9 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
     """
     if type(fn) is not FunctionType:
         return None
-    names: set[str] = set()
-    todo = [fn.__code__]
-    while todo:
-        code = todo.pop()
-        names.update(code.co_names)
-        todo += [one for one in code.co_consts if type(one) is CodeType]
+    names = _names_in(fn.__code__)
+    if not (names or fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__ or fn.__dict__):
+        return (fn.__code__,)
     try:
         cells = tuple(cell.cell_contents for cell in fn.__closure__ or ())
     except ValueError:  # a cell that is still empty
@@ -209,11 +209,27 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
         *cells,
         *(fn.__defaults__ or ()),
         *(fn.__kwdefaults__ or {}).values(),
-        *(seen[name] for name in sorted(names) if name in seen),
+        *(seen[name] for name in names if name in seen),
     )
     if fn.__dict__ or not all(type(value) in _CONSTANT for value in values):
         return None
     return fn.__code__, *map(_by_identity_or_value, values)
+
+
+def _names_in(code: CodeType) -> tuple[str, ...]:
+    """The names that code and the code inside it refer to, remembered: it is asked for every call."""
+    known = _names_of_code.get(id(code))
+    if known is None or known[0] is not code:
+        names: set[str] = set()
+        todo = [code]
+        while todo:
+            one = todo.pop()
+            names.update(one.co_names)
+            todo += [inner for inner in one.co_consts if type(inner) is CodeType]
+        if len(_names_of_code) >= NAMED_CODES:
+            _names_of_code.clear()
+        known = _names_of_code[id(code)] = code, tuple(sorted(names))
+    return known[1]
 
 
 def _by_identity_or_value(value: Any) -> Any:

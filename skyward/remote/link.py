@@ -392,10 +392,11 @@ class Link:
                 self._deferred -= 1
 
     def _send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> None:
-        data = wire.encode(kind, header, sum(map(len, payload)))
+        size = sum(map(len, payload))
+        data = wire.encode(kind, header, size)
         try:
             with self._writing:
-                if sum(map(len, payload)) <= wire.INLINE:
+                if size <= wire.INLINE:
                     stream.write(b"".join((data, *payload)))
                     return
                 stream.write(data)

@@ -108,13 +108,8 @@ class Slot:
         self._token_read, self._token_write = os.pipe()
         self._result_read, result_write = os.pipe()
         self._out_read, out_write = os.pipe()
-        for descriptor in (self._result_read, self._token_read):
-            try:
-                fcntl.fcntl(
-                    descriptor, 1031, PIPE_SIZE
-                )  # F_SETPIPE_SZ; smaller pipes only mean more wake-ups
-            except OSError:
-                pass
+        widen(self._result_read)
+        widen(self._token_read)
         for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
             os.set_blocking(descriptor, False)
         ours.setblocking(False)
@@ -361,6 +356,14 @@ class Slot:
 
     def keep_tail(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-TAIL:]
+
+
+def widen(descriptor: int) -> None:
+    """Makes room for more in a pipe; whatever else it is, and where the kernel does not, smaller ones only mean more wake-ups."""
+    try:
+        fcntl.fcntl(descriptor, 1031, PIPE_SIZE)  # F_SETPIPE_SZ
+    except OSError:
+        pass
 
 
 def oom_kills() -> int:

@@ -26,10 +26,16 @@ from typing import Any
 
 from skyward.remote import wire
 
+try:  # what `signal` itself asks; the names it then gives to numbers take five times as long
+    from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    from signal import getsignal, pthread_sigmask
+
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
 READ_AHEAD_S = 0.002
 """How often it is looked whether more of a value has arrived, seconds."""
+READ_BYTES = 1 << 20
 STALLED_S = 5.0
 """A value of which nothing has come for so long is read when it is complete, seconds."""
 TEXT_CAP = 64 << 10
@@ -106,7 +112,10 @@ class Channel:
         view = memoryview(record)
         while view:
             try:
-                view = view[os.write(self._results, view) :]
+                written = os.write(self._results, view)
+                if written == len(view):
+                    return
+                view = view[written:]
             except BlockingIOError:
                 self.notify(force=True)
                 select.select([], [self._results], [])
@@ -171,10 +180,10 @@ class Surroundings:
         self._raw_environ = dict(_raw_environ())
         self._umask = os.umask(0o022)
         os.umask(self._umask)
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._mask = pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = [(number, getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
         self._spare = [_out_of_reach(os.dup(number)) for number in (0, 1, 2)]
-        self._identity = [_identity(number) for number in (0, 1, 2)]
+        self._identities = [(number, *_identity(number)) for number in (0, 1, 2)]
         self._keep_children = bool(os.environ.get("SKYWARD_KEEP_CHILDREN"))
 
     def restore(self) -> None:
@@ -187,13 +196,18 @@ class Surroundings:
             os.environ.clear()
             os.environ.update(self._environ)
         os.umask(self._umask)
-        if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler:
+        if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
+            pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for number, handler in self._handlers:
+            if getsignal(number) is not handler:
                 signal.signal(number, handler)
-        for descriptor in (0, 1, 2):
-            if _identity(descriptor) != self._identity[descriptor]:
+        for descriptor, device, inode in self._identities:
+            try:
+                status = os.fstat(descriptor)
+                is_same = status.st_ino == inode and status.st_dev == device
+            except OSError:
+                is_same = False
+            if not is_same:
                 os.dup2(self._spare[descriptor], descriptor)
         if not self._keep_children:
             _end_children()
@@ -413,16 +427,16 @@ class Worker:
 
     def _read_ahead(self, digest: str, total: int) -> None:
         """Reads a value while it is still arriving, unless there is something better to do before it is complete."""
-        growing, scratch = io.BytesIO(), memoryview(bytearray(1 << 20))
-        grown_at = time.monotonic()
         try:
             file = open(os.path.join(self._blobs, digest + ".part"), "rb", buffering=0)  # noqa: SIM115 - closed below
         except OSError:
             return
-        with file:
-            while growing.tell() < total:
-                count = file.readinto(scratch) or 0
-                growing.write(scratch[:count])
+        value = io.BytesIO(bytes(total))  # gives its bytes away without copying them
+        grown_at, filled = time.monotonic(), 0
+        with file, value.getbuffer() as target:
+            while filled < total:
+                count = file.readinto(target[filled : filled + READ_BYTES]) or 0
+                filled += count
                 now = time.monotonic()
                 if count:
                     grown_at = now
@@ -432,7 +446,7 @@ class Worker:
                     time.sleep(READ_AHEAD_S)
                 if self.channel.has_message and os.fstat(file.fileno()).st_size < total:
                     return
-        self._keep(digest, "bytes", growing.getvalue())
+        self._keep(digest, "bytes", value.getvalue())
 
     def _buffer(self, digest: str) -> Any:
         """A private, writable view of a blob: pages are copied only where the task writes."""
@@ -605,11 +619,8 @@ def _out_of_reach(descriptor: int) -> int:
     return descriptor
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
 
