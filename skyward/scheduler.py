@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from skyward.contracts.engine import Engine, EngineContext, Sink
@@ -39,6 +40,7 @@ from skyward.model.task import Task
 from skyward.remote import wire
 from skyward.remote.codec import (
     Blob,
+    EncodedCall,
     Identities,
     encode_call,
     encode_function,
@@ -163,6 +165,51 @@ class _Node:
     def is_usable(self) -> bool:
         is_held_back = self.is_suspected or self.is_full or self.is_draining
         return self.link.is_up and not is_held_back and self.slots > 0
+
+
+@lru_cache(MAX_FUNCTIONS)
+def _rows_of(digest: str, timeout: float | None, worker: int | None) -> tuple[bytes, bytes]:
+    """Of a chunk whose payload is nothing but rows of arguments: its header for the agent, to be completed with chunk, first
+    task, how many, and size of the payload; and the one for the worker, which precedes the payload."""
+    head = wire.write_header({"fn": digest, "batch": True})
+    rest = wire.write_header({"needs": [digest], "head": len(head), **_conditions(timeout, worker)})
+    return b'{"chunk":%d,"first":%d,"count":%d,"size":%d,' + rest[1:].replace(b"%", b"%%"), head
+
+
+def _calls_of(
+    chunk: int,
+    calls: dict[int, EncodedCall],
+    needs: list[str],
+    timeout: float | None,
+    worker: int | None,
+    has_gaps: bool,
+) -> tuple[bytes, bytes]:
+    """The same of one with calls of all kinds, complete, and its payload. With `has_gaps` some tasks between the first and
+    the last are missing, so all are named."""
+    pieces = [call.payload for call in calls.values()]
+    named = {"ids": list(calls)} if has_gaps else {}
+    head = wire.write_header(
+        {
+            "fn": needs[0], "batch": False, "calls": [call.header for call in calls.values()],
+            "lengths": [len(piece) for piece in pieces], **named,
+        }
+    )  # fmt: skip
+    wholes = [digest for call in calls.values() for digest in _wholes_of(call)]
+    header = {
+        "chunk": chunk, "first": next(iter(calls)), "count": len(calls), "size": sum(map(len, pieces)), "needs": needs,
+        "head": len(head), "wholes": wholes, **named, **_conditions(timeout, worker),
+    }  # fmt: skip
+    return wire.write_header(header), b"".join((head, *pieces))
+
+
+def _conditions(timeout: float | None, worker: int | None) -> dict[str, Any]:
+    given = {"timeout": timeout, "worker": worker}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _wholes_of(call: EncodedCall) -> list[str]:
+    """Blobs that become one argument each, as they are."""
+    return [one["digest"] for _, one in call.header.get("long", ()) if one["form"] in ("bytes", "str")]
 
 
 def _load(node: _Node) -> float:
@@ -404,14 +451,14 @@ class SSHEngine(Engine):
 
     def _send(self, node: _Node, chunks: list[list[_Entry]]) -> list[Resolution]:
         """Encodes and sends chunks to one node; gives back the tasks that cannot travel."""
-        headers: list[dict[str, Any]] = []
+        headers: list[bytes] = []
         payloads: list[bytes] = []
         failed: list[Resolution] = []
         size = 0
         for entries in chunks:
             header, payload, bad = self._encode(node, entries)
             failed += bad
-            if header is None:
+            if not header:
                 continue
             if self.context.wants(TaskStarted):
                 self._tell_started(node, entries)
@@ -419,10 +466,10 @@ class SSHEngine(Engine):
             payloads.append(payload)
             size += len(payload)
             if size > MAX_CHUNK_BYTES:
-                node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+                node.link.send(wire.TASKS, b'{"chunks":[%b]}' % b",".join(headers), *payloads)
                 headers, payloads, size = [], [], 0
         if headers:
-            node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+            node.link.send(wire.TASKS, b'{"chunks":[%b]}' % b",".join(headers), *payloads)
         self._cancel_again(node, chunks)
         return failed
 
@@ -441,69 +488,44 @@ class SSHEngine(Engine):
                 TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=number, worker=-1)
             )
 
-    def _encode(
-        self, node: _Node, entries: list[_Entry]
-    ) -> tuple[dict[str, Any] | None, bytes, list[Resolution]]:
+    def _encode(self, node: _Node, entries: list[_Entry]) -> tuple[bytes, bytes, list[Resolution]]:
+        """The header and the payload of a chunk, nothing if none of it can travel, and what cannot."""
         first = entries[0]
         group = first.group
         failed: list[Resolution] = []
         try:
             function = self._function(group, first.task)
         except SerializationError as error:
-            return None, b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
-        batch = all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries)
-        head: dict[str, Any] = {"fn": function.digest, "batch": batch}
-        wholes: list[str] = []
+            return b"", b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
+        limit = first.task.options.timeout_s
+        timeout = limit if limit is not None else self.context.timeout_s
+        worker = None if group.place is None else group.place[1]
         needs: dict[str, Blob] = {function.digest: function}
-        if batch:
-            payload = encode_rows([entry.task.args for entry in entries])
+        if all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries):
+            rows = encode_rows([entry.task.args for entry in entries])
+            header, head = _rows_of(function.digest, timeout, worker)
+            text = header % (first.chunk, first.wire_id, len(entries), len(rows))
+            payload = head + rows
         else:
-            calls, pieces, travelling = [], [], []
+            calls: dict[int, EncodedCall] = {}
             for entry in entries:
                 try:
-                    call = encode_call(entry.name, entry.task.args, entry.task.kwargs, group.identities)
+                    calls[entry.wire_id] = encode_call(
+                        entry.name, entry.task.args, entry.task.kwargs, group.identities
+                    )
                 except SerializationError as error:
                     failed += [(one, _failed(error)) for one in self._forget(node, [entry])]
-                    continue
-                travelling.append(entry)
-                calls.append(call.header)
-                pieces.append(call.payload)
-                needs.update((blob.digest, blob) for blob in call.blobs)
-                wholes += [
-                    one["digest"] for _, one in call.header.get("long", ()) if one["form"] in ("bytes", "str")
-                ]
-            if not travelling:
-                return None, b"", failed
-            entries, payload = travelling, b"".join(pieces)
-            head["calls"], head["lengths"] = calls, [len(piece) for piece in pieces]
+            if not calls:
+                return b"", b"", failed
+            entries = [entry for entry in entries if entry.wire_id in calls]
+            needs.update((blob.digest, blob) for call in calls.values() for blob in call.blobs)
+            text, payload = _calls_of(first.chunk, calls, list(needs), timeout, worker, bool(failed))
         blobs = tuple(needs.values())
         for entry in entries:
             entry.blobs = blobs
-        first_id, count = entries[0].wire_id, len(entries)
-        header: dict[str, Any] = {
-            "chunk": first.chunk,
-            "first": first_id,
-            "count": count,
-            "needs": list(needs),
-        }
-        if entries[-1].wire_id - first_id >= count:  # some that cannot travel are missing
-            header["ids"] = head["ids"] = [entry.wire_id for entry in entries]
-        if wholes:
-            header["wholes"] = wholes
-        text = wire.write_header(head)
-        header["head"], header["size"] = len(text), len(payload)
-        timeout = (
-            first.task.options.timeout_s
-            if first.task.options.timeout_s is not None
-            else self.context.timeout_s
-        )
-        if timeout is not None:
-            header["timeout"] = timeout
-        if group.place is not None:
-            header["worker"] = group.place[1]
         node.link.ensure(blobs)
         self._keep_budget(node)
-        return header, text + payload, failed
+        return text, payload, failed
 
     def _function(self, group: _Group, task: Task) -> Blob:
         found = group.functions.get(id(task.fn))

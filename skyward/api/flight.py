@@ -43,7 +43,7 @@ class Flight:
         self._portion = FIRST_PORTION
         self._tickets: list[object] = []
         self._is_read = False
-        self.changed = threading.Condition(threading.Lock())
+        self.changed = threading.Condition()  # with a plain lock it takes four times as long to make
         self.handed = 0
         """Tasks given to the engine so far."""
         self.unfinished = 0

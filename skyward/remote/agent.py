@@ -247,7 +247,7 @@ class Agent:
         self.identity = os.urandom(8).hex()
         self.linger_s = float(settings.get("linger_s", 60.0))
         self.listener = listener
-        self.scratch = bytearray(1 << 18)
+        self.scratch = memoryview(bytearray(1 << 18))
         """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
         self.poller = Poller()
         self.client: Optional[Client] = None
@@ -347,7 +347,7 @@ class Agent:
         for _ in range(8):
             room = client.decoder.room
             try:
-                count = os.readv(client.read_fd, [room, self.scratch] if room else [self.scratch])
+                count = os.readv(client.read_fd, (room, self.scratch) if room else (self.scratch,))
             except BlockingIOError:
                 return
             except OSError:
@@ -359,12 +359,12 @@ class Agent:
             if self.heard_at - self.answered_at >= ANSWER_EVERY_S:
                 self.answered_at = self.heard_at
                 self._say(wire.PONG, {})
-            direct = min(count, len(room))
+            direct = min(count, len(room)) if room else 0
             try:
                 if direct:
                     self._handle_all(client.decoder.filled(direct))
                 if count > direct:
-                    self._handle_all(client.decoder.feed(memoryview(self.scratch)[: count - direct]))
+                    self._handle_all(client.decoder.feed(self.scratch[: count - direct]))
             except wire.BadFrame:
                 self._detach()
                 return
@@ -656,7 +656,7 @@ class Agent:
             end = position + one["head"] + one["size"]
             chunk = Chunk(one, view[position:end])
             position = end
-            chunk.needs -= self.have
+            chunk.needs = chunk.needs - self.have
             (self.waiting if chunk.needs else self.queue).append(chunk)
         self._feed()
 

@@ -352,7 +352,7 @@ class Link:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def send(self, kind: int, header: dict[str, Any], *payload: Any) -> None:
+    def send(self, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
         """Sends one frame. A connection that breaks meanwhile is the business of who hears it, not the caller's."""
         stream = self._stream
         if stream is None:
@@ -372,7 +372,7 @@ class Link:
             self._deferred += 1
             self._to_send.put((stream, kind, header, *payload))
 
-    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> bool:
+    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> bool:
         """Sends a short frame, if the line is free and takes it at once."""
         size = sum(map(len, payload))
         if size > wire.INLINE or not self._writing.acquire(blocking=False):
@@ -391,7 +391,7 @@ class Link:
             with self._deferring:
                 self._deferred -= 1
 
-    def _send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> None:
+    def _send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
         size = sum(map(len, payload))
         data = wire.encode(kind, header, size)
         try:
@@ -427,6 +427,8 @@ class Link:
             else:
                 self._sent[blob.digest] = blob.size
                 missing.append(blob)
+        if not missing:
+            return
         for blob in missing:
             if blob.size <= wire.CHUNK:
                 self._send_now(blob)

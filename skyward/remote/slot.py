@@ -225,7 +225,7 @@ class Slot:
         """What the worker said, in letters: r(eady), n(ew records in the pipe), d(one), f(inished: done, and the record of the
         last task is here). Then that record. None: it has closed its end."""
         try:
-            said = self._commands.recv(65536)
+            said = self._commands.recv(2 * wire.RECORD_DONE)
         except BlockingIOError:
             return b"", b""
         except OSError:

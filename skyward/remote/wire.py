@@ -18,7 +18,7 @@ from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore
 
 TYPE_CHECKING = False  # what is only for type checkers takes a third of the time an agent needs to start
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
     Buffer = Union[bytes, bytearray, memoryview]
 
@@ -82,9 +82,9 @@ def write_header(header: Dict[str, Any]) -> bytes:
     return _to_json(header).encode("ascii")
 
 
-def encode(kind: int, header: Dict[str, Any], payload_length: int = 0) -> bytes:
-    """Everything of a frame but its payload, which the caller sends right after."""
-    text = write_header(header)
+def encode(kind: int, header: Union[Dict[str, Any], bytes], payload_length: int = 0) -> bytes:
+    """Everything of a frame but its payload, which the caller sends right after. A header may be written already."""
+    text = header if type(header) is bytes else write_header(header)
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
     return checked + _SUM.pack(zlib.crc32(text, zlib.crc32(checked))) + text
 
@@ -103,11 +103,11 @@ class Decoder:
         self._piece = bytearray()
 
     @property
-    def room(self) -> memoryview:
-        """Where the rest of the payload that is being collected belongs; empty if there is none. Bytes read into it
+    def room(self) -> Optional[memoryview]:
+        """Where the rest of the payload that is being collected belongs; None if there is none. Bytes read into it
         are told to `filled`."""
         if not self._long:
-            return memoryview(b"")
+            return None
         _, _, target, filled = self._long
         return memoryview(target)[filled:]
 
@@ -130,9 +130,10 @@ class Decoder:
             BadFrame: these bytes cannot be a frame; nothing after them can be trusted.
         """
         view = memoryview(data)
-        if self._long:
-            take = min(len(self.room), len(view))
-            self.room[:take] = view[:take]
+        room = self.room
+        if room is not None:
+            take = min(len(room), len(view))
+            room[:take] = view[:take]
             view = view[take:]
             yield from self.filled(take)
         if self._buffer:
