@@ -240,12 +240,14 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def _open(self) -> tuple[bytes, int]:
         """The next decrypted packet (padding length, payload, padding), and where its payload ends."""
         assert self._decrypt is not None
-        self._need(4)
+        if self._end - self._start < 4:
+            self._need(4)
         (length,) = _LENGTH.unpack_from(self._view, self._start)
         if not _BLOCK_BYTES <= length <= _LONGEST_PACKET or length % _BLOCK_BYTES:
             raise paramiko.SSHException("malformed packet length")
         total = 4 + length + _TAG_BYTES
-        self._need(total)
+        if self._end - self._start < total:
+            self._need(total)
         start = self._start
         nonce = self._salt_in + self._counter_in.to_bytes(8, "big")
         try:
@@ -305,6 +307,9 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def _make_room(self, n: int) -> None:
         """Moves what is left (less than a packet) to the front, into a larger buffer if need be."""
         left = self._end - self._start
+        if not left and n <= len(self._view):
+            self._start = self._end = 0
+            return
         view = self._view if n <= len(self._view) else memoryview(bytearray(2 * n))
         view[:left] = self._view[self._start : self._end]
         self._view, self._start, self._end = view, 0, left

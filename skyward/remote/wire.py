@@ -84,7 +84,7 @@ def write_header(header: Dict[str, Any]) -> bytes:
 
 def encode(kind: int, header: Union[Dict[str, Any], bytes], payload_length: int = 0) -> bytes:
     """Everything of a frame but its payload, which the caller sends right after. A header may be written already."""
-    text = header if type(header) is bytes else write_header(header)
+    text = header if isinstance(header, bytes) else write_header(header)
     checked = _CHECKED.pack(MAGIC, kind, len(text), payload_length)
     return checked + _SUM.pack(zlib.crc32(text, zlib.crc32(checked))) + text
 
