@@ -383,7 +383,6 @@ class SSHEngine(Engine):
         chosen: dict[int, tuple[_Node, list[list[_Entry]]]] = {}
         if self._pinned:
             self._choose_pinned(chosen)
-        total = sum(node.slots for node in nodes)
         while self._waiting and nodes:
             entry = self._waiting[0]
             if entry.group.is_cancelled:
@@ -394,8 +393,11 @@ class SSHEngine(Engine):
             room = self._room(node, entry.group)
             if room <= 0:
                 break
-            size = min(room, self._chunk_size(entry.group, total))
-            self._assign(chosen, node, self._take_alike(size))
+            if entry.group.mean_s is None:
+                taken = [self._waiting.popleft()]
+            else:
+                taken = self._take_alike(min(room, self._chunk_size(entry.group.mean_s, nodes)))
+            self._assign(chosen, node, taken)
         return list(chosen.values())
 
     def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
@@ -419,17 +421,14 @@ class SSHEngine(Engine):
 
     def _room(self, node: _Node, group: _Group) -> int:
         """How many more tasks of a group may be on their way to a node."""
-        mean = group.mean_s
-        depth = 2.0
+        depth, mean = 2.0, group.mean_s
         if mean is not None:
             depth = max(2.0, 1 + (QUEUED_S + 2 * node.link.round_trip_s) / max(mean, 1e-6))
         return min(int(depth * node.slots), MAX_QUEUED * node.slots) - len(node.on_way)
 
-    def _chunk_size(self, group: _Group, total_slots: int) -> int:
-        if group.mean_s is None:
-            return 1
-        fair = -(-len(self._waiting) // max(1, 2 * total_slots))
-        return max(1, min(int(CHUNK_S / max(group.mean_s, 1e-6)), fair, MAX_CHUNK))
+    def _chunk_size(self, mean_s: float, nodes: list[_Node]) -> int:
+        fair = -(-len(self._waiting) // max(1, 2 * sum(node.slots for node in nodes)))
+        return max(1, min(int(CHUNK_S / max(mean_s, 1e-6)), fair, MAX_CHUNK))
 
     def _take_alike(self, size: int) -> list[_Entry]:
         """Up to `size` tasks from the front that one chunk can hold: one function, one group, one time-out."""
@@ -470,15 +469,11 @@ class SSHEngine(Engine):
                 headers, payloads, size = [], [], 0
         if headers:
             node.link.send(wire.TASKS, b'{"chunks":[%b]}' % b",".join(headers), *payloads)
-        self._cancel_again(node, chunks)
-        return failed
-
-    def _cancel_again(self, node: _Node, chunks: list[list[_Entry]]) -> None:
-        """What was cancelled while it was being sent: the word may have been there before the tasks."""
-        for entries in chunks:
+        for entries in chunks:  # the word of a group cancelled meanwhile may have been there before the tasks
             group = entries[0].group
             if group.is_cancelled:
                 node.link.send(wire.CANCEL, {"chunks": [entries[0].chunk], "kill": group.is_killed})
+        return failed
 
     def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
         """Told before they are sent, so that no task ends before it has begun."""

@@ -197,9 +197,11 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
     """
     if type(fn) is not FunctionType:
         return None
-    names = _names_in(fn.__code__)
+    code = fn.__code__
+    known = _names_of_code.get(id(code))
+    names = known[1] if known is not None and known[0] is code else _names_in(code)
     if not (names or fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__ or fn.__dict__):
-        return (fn.__code__,)
+        return (code,)
     try:
         cells = tuple(cell.cell_contents for cell in fn.__closure__ or ())
     except ValueError:  # a cell that is still empty
@@ -213,23 +215,22 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
     )
     if fn.__dict__ or not all(type(value) in _CONSTANT for value in values):
         return None
-    return fn.__code__, *map(_by_identity_or_value, values)
+    return code, *map(_by_identity_or_value, values)
 
 
 def _names_in(code: CodeType) -> tuple[str, ...]:
-    """The names that code and the code inside it refer to, remembered: it is asked for every call."""
-    known = _names_of_code.get(id(code))
-    if known is None or known[0] is not code:
-        names: set[str] = set()
-        todo = [code]
-        while todo:
-            one = todo.pop()
-            names.update(one.co_names)
-            todo += [inner for inner in one.co_consts if type(inner) is CodeType]
-        if len(_names_of_code) >= NAMED_CODES:
-            _names_of_code.clear()
-        known = _names_of_code[id(code)] = code, tuple(sorted(names))
-    return known[1]
+    """The names that code and the code inside it refer to; remembered, because it is asked for every call."""
+    names: set[str] = set()
+    todo = [code]
+    while todo:
+        one = todo.pop()
+        names.update(one.co_names)
+        todo += [inner for inner in one.co_consts if type(inner) is CodeType]
+    if len(_names_of_code) >= NAMED_CODES:
+        _names_of_code.clear()
+    found = tuple(sorted(names))
+    _names_of_code[id(code)] = code, found
+    return found
 
 
 def _by_identity_or_value(value: Any) -> Any:

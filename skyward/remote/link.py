@@ -78,7 +78,11 @@ _FIND = (
 )
 
 
-_THREAD = threading.local()
+class _Thread(threading.local):
+    is_hearing = False
+
+
+_THREAD = _Thread()
 """`is_hearing`: this thread brings what one of the nodes says, and must not wait until another one takes what is sent."""
 
 
@@ -358,7 +362,7 @@ class Link:
         if stream is None:
             return
         if not self._deferred:
-            if not getattr(_THREAD, "is_hearing", False):
+            if not _THREAD.is_hearing:
                 self._send(stream, kind, header, *payload)
                 return
             if self._try_to_send(stream, kind, header, *payload):

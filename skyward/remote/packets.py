@@ -190,7 +190,11 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         """Channel data in packets of at most `packet_bytes`, in one send."""
         if self._encrypt is not None and len(data) <= packet_bytes:
             with self._lock:
-                self.write_all(b"".join(self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(data)), data)))
+                packet = b"".join(self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(data)), data))
+                try:
+                    self._sock.sendall(packet)
+                except OSError as error:
+                    raise EOFError(str(error)) from error
             return
         pieces = (data[at : at + packet_bytes] for at in range(0, len(data), packet_bytes))
         if self._encrypt is None:
@@ -369,16 +373,14 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         Raises:
             EOFError: the connection is gone.
         """
-        packet_bytes = channel.out_max_packet_size
         while True:
-            if not self.clear_to_send.is_set():
-                self.clear_to_send.wait(0.1)
             if not self.active:
                 raise EOFError("the connection is closed")
             with self.clear_to_send_lock:
                 if self.clear_to_send.is_set():
-                    self.packetizer.send_data(channel.remote_chanid, data, packet_bytes)
+                    self.packetizer.send_data(channel.remote_chanid, data, channel.out_max_packet_size)
                     break
+            self.clear_to_send.wait(0.1)
         if self._posted:
             self._flush()
 
