@@ -169,22 +169,20 @@ class _Node:
 
 @lru_cache(MAX_FUNCTIONS)
 def _rows_of(digest: str, timeout: float | None, worker: int | None) -> tuple[bytes, bytes]:
-    """Of a chunk whose payload is nothing but rows of arguments: its header for the agent, to be completed with chunk, first
-    task, how many, and size of the payload; and the one for the worker, which precedes the payload."""
+    """Of a chunk whose payload is nothing but rows of arguments: its header for the agent, and the one for the worker, which
+    precedes the payload."""
     head = wire.write_header({"fn": digest, "batch": True})
-    rest = wire.write_header({"needs": [digest], "head": len(head), **_conditions(timeout, worker)})
-    return b'{"chunk":%d,"first":%d,"count":%d,"size":%d,' + rest[1:].replace(b"%", b"%%"), head
+    return wire.write_header({"needs": [digest], "head": len(head), **_conditions(timeout, worker)}), head
 
 
 def _calls_of(
-    chunk: int,
     calls: dict[int, EncodedCall],
     needs: list[str],
     timeout: float | None,
     worker: int | None,
     has_gaps: bool,
 ) -> tuple[bytes, bytes]:
-    """The same of one with calls of all kinds, complete, and its payload. With `has_gaps` some tasks between the first and
+    """The same of one with calls of all kinds, and after the second one its payload. With `has_gaps` some tasks between the first and
     the last are missing, so all are named."""
     pieces = [call.payload for call in calls.values()]
     named = {"ids": list(calls)} if has_gaps else {}
@@ -195,11 +193,8 @@ def _calls_of(
         }
     )  # fmt: skip
     wholes = [digest for call in calls.values() for digest in _wholes_of(call)]
-    header = {
-        "chunk": chunk, "first": next(iter(calls)), "count": len(calls), "size": sum(map(len, pieces)), "needs": needs,
-        "head": len(head), "wholes": wholes, **named, **_conditions(timeout, worker),
-    }  # fmt: skip
-    return wire.write_header(header), b"".join((head, *pieces))
+    given = {"needs": needs, "head": len(head), "wholes": wholes, **named, **_conditions(timeout, worker)}
+    return wire.write_header(given), b"".join((head, *pieces))
 
 
 def _conditions(timeout: float | None, worker: int | None) -> dict[str, Any]:
@@ -499,8 +494,7 @@ class SSHEngine(Engine):
         if all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries):
             rows = encode_rows([entry.task.args for entry in entries])
             header, head = _rows_of(function.digest, timeout, worker)
-            text = header % (first.chunk, first.wire_id, len(entries), len(rows))
-            payload = head + rows
+            body = head + rows
         else:
             calls: dict[int, EncodedCall] = {}
             for entry in entries:
@@ -514,13 +508,14 @@ class SSHEngine(Engine):
                 return b"", b"", failed
             entries = [entry for entry in entries if entry.wire_id in calls]
             needs.update((blob.digest, blob) for call in calls.values() for blob in call.blobs)
-            text, payload = _calls_of(first.chunk, calls, list(needs), timeout, worker, bool(failed))
+            header, body = _calls_of(calls, list(needs), timeout, worker, bool(failed))
         blobs = tuple(needs.values())
         for entry in entries:
             entry.blobs = blobs
         node.link.ensure(blobs)
         self._keep_budget(node)
-        return text, payload, failed
+        start = wire.CHUNK_HEAD.pack(first.chunk, entries[0].wire_id, len(entries), len(body))
+        return header, start + body, failed
 
     def _function(self, group: _Group, task: Task) -> Blob:
         found = group.functions.get(id(task.fn))

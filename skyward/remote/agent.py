@@ -460,7 +460,8 @@ class Agent:
     def _results(self, payload: bytes) -> None:
         """Sends records, and keeps them until they are confirmed."""
         self.sequence += 1
-        text = wire.encode(wire.RESULTS, {"seq": self.sequence}, len(payload))
+        payload = wire.SEQUENCE.pack(self.sequence) + payload
+        text = wire.encode(wire.RESULTS, b"{}", len(payload))
         self.outbox.append((self.sequence, text, payload))
         if self.client is not None:
             self.client.put(text, payload)
@@ -653,9 +654,10 @@ class Agent:
         view = memoryview(payload)
         position = 0
         for one in header["chunks"]:
-            end = position + one["head"] + one["size"]
-            chunk = Chunk(one, view[position:end])
-            position = end
+            number, first, count, size = wire.CHUNK_HEAD.unpack_from(view, position)
+            position += wire.CHUNK_HEAD.size
+            chunk = Chunk(one, number, first, count, view[position : position + size])
+            position += size
             chunk.needs = chunk.needs - self.have
             (self.waiting if chunk.needs else self.queue).append(chunk)
         self._feed()

@@ -11,6 +11,7 @@ import base64
 import json
 import marshal
 import queue
+import struct
 import sys
 import threading
 import time
@@ -544,11 +545,11 @@ class Link:
     def _hear(self, kind: int, header: dict[str, Any], payload: Any) -> None:
         listener = self.listener
         if kind == wire.RESULTS:
-            sequence = header["seq"]
+            (sequence,) = wire.SEQUENCE.unpack_from(payload)
             if sequence <= self._seen:
                 return  # told twice, because our confirmation was lost
             if listener is not None:
-                listener.on_records(self, payload)
+                listener.on_records(self, memoryview(payload)[wire.SEQUENCE.size :])
             self._seen = sequence
             self._breaks.clear()
             self._unacknowledged += 1
@@ -813,7 +814,9 @@ class _Hearing:
         ).start()
 
 
-_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
+_NONSENSE = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
 """What reading plain data raises when it is not what we would have written."""
 
 

@@ -40,24 +40,23 @@ class Chunk:
     """Tasks of one function that one worker runs one after the other. What it needs for that is in `body`, a header and
     a payload that are passed on unread."""
 
-    __slots__ = ("body", "header", "high", "id", "ids", "low", "needs", "timeout", "worker")
+    __slots__ = ("body", "count", "first", "header", "high", "id", "ids", "low", "needs", "timeout", "worker")
 
-    def __init__(self, header: Dict[str, Any], body: memoryview) -> None:
+    def __init__(self, header: Dict[str, Any], number: int, first: int, count: int, body: memoryview) -> None:
         self.header = header
         self.body = body
-        self.id = header["chunk"]
-        self.ids: Sequence[int] = header.get("ids") or range(
-            header["first"], header["first"] + header["count"]
-        )
+        self.id = number
+        self.first = first
+        self.count = self.high = count
         self.low = 0
-        self.high = header["count"]
+        self.ids: Sequence[int] = header.get("ids") or range(first, first + count)
         self.timeout = header.get("timeout")
         self.worker = header.get("worker")
         self.needs = set(header["needs"])
 
     def part(self, low: int, high: int) -> Chunk:
         """The same chunk, from its task `low` up to before `high`."""
-        chunk = Chunk(self.header, self.body)
+        chunk = Chunk(self.header, self.id, self.first, self.count, self.body)
         chunk.low, chunk.high = low, high
         chunk.needs = set()
         return chunk
@@ -193,10 +192,8 @@ class Slot:
         count = chunk.high - chunk.low
         os.write(self._token_write, b"t" * count)
         self._progress = (count, time.monotonic())
-        header, size = chunk.header, len(chunk.body)
-        work = wire.WORK.pack(
-            header["first"], header["count"], chunk.low, chunk.high, header["head"], size - header["head"]
-        )
+        head = chunk.header["head"]
+        work = wire.WORK.pack(chunk.first, chunk.count, chunk.low, chunk.high, head, len(chunk.body) - head)
         self._unsent = b"".join((self._unsent, work, chunk.body))
         self.send()
 

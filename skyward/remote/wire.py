@@ -31,6 +31,8 @@ MAX_HEADER = 16 << 20
 """A header larger than this is nonsense, bytes."""
 MAX_PAYLOAD = 64 << 20
 """Payloads are cut into frames far smaller than this, bytes."""
+REMEMBERED = 1 << 10
+"""A header up to this many bytes is not read again when the next one is the same."""
 CHUNK = 256 << 10
 """How much of a long value travels in one frame, bytes: other frames go between two of them."""
 
@@ -44,6 +46,11 @@ PIECE = 20
 # agent -> client
 HELLO, READY, RESULTS, OUTPUT, RECALLED, PONG, SYNC, FAREWELL, NOTICE = range(31, 40)
 
+CHUNK_HEAD = struct.Struct("<QQIQ")
+"""What is before each chunk in the payload of TASKS: its number, its first task, how many, length of what follows. Numbers
+that are others every time are not in a header, so that a header is mostly the one before."""
+SEQUENCE = struct.Struct("<Q")
+"""What is before the records in the payload of RESULTS: its place among all of them."""
 WORK = struct.Struct("<QIIIIQ")
 """What an agent puts before the tasks it gives to a worker: first task and how many the chunk has, from which one up to
 before which one they are its own, length of their header and of their payload. A chunk of none tells, in its header, of
@@ -93,7 +100,7 @@ class Decoder:
     """Turns a stream of bytes, cut anywhere, into frames.
 
     A long payload is collected in a buffer of its own size, so that it is copied once. The one of a PIECE is used again
-    for the next: who gets it must be through with it before asking for another frame.
+    for the next: who gets it must be through with it before asking for another frame. Headers that are alike are one.
     """
 
     def __init__(self) -> None:
@@ -101,6 +108,7 @@ class Decoder:
         self._wanted = 0  # how much has to be there before it is worth looking at, bytes
         self._long: List[Any] = []  # [kind, header, target, filled] of a payload being collected
         self._piece = bytearray()
+        self._last: Tuple[bytes, Dict[str, Any]] = (b"{}", {})
 
     @property
     def room(self) -> Optional[memoryview]:
@@ -184,7 +192,12 @@ class Decoder:
         text = bytes(view[PREFIX.size : start])
         if zlib.crc32(text, zlib.crc32(view[: _CHECKED.size])) != checksum:
             raise BadFrame("checksum of a frame header does not match")
-        return kind, read_header(text), start, payload_length
+        if text == self._last[0]:
+            return kind, self._last[1], start, payload_length
+        header = read_header(text)
+        if len(text) <= REMEMBERED:
+            self._last = text, header
+        return kind, header, start, payload_length
 
     def _target(self, kind: int, length: int) -> bytearray:
         """New memory for every piece would cost more than filling it."""
