@@ -101,6 +101,11 @@ class _Group:
         self.functions: dict[int, Blob | SerializationError] = {}
         self.identities = Identities()
 
+    def learn(self, total_s: float, count: float) -> None:
+        """So many tasks have taken so long."""
+        mean, weight = total_s / count, min(0.5, 0.1 * count)
+        self.mean_s = mean if self.mean_s is None else (1 - weight) * self.mean_s + weight * mean
+
 
 class _Entry:
     """One task and where it is. `wire_id` is new for every attempt, so that late answers to old ones find nobody."""
@@ -913,6 +918,11 @@ class SSHEngine(Engine):
 
 def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
     """Updates the mean duration of each group from tasks that ran to their end."""
+    if len(found) == 1:
+        entry, kind, seconds, _ = found[0]
+        if kind != wire.RECORD_DEATH:
+            entry.group.learn(seconds, 1)
+        return
     totals: dict[_Group, list[float]] = {}
     for entry, kind, seconds, _ in found:
         if kind != wire.RECORD_DEATH:
@@ -920,9 +930,7 @@ def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
             total[0] += seconds
             total[1] += 1
     for group, (total_s, count) in totals.items():
-        mean = total_s / count
-        weight = min(0.5, 0.1 * count)
-        group.mean_s = mean if group.mean_s is None else (1 - weight) * group.mean_s + weight * mean
+        group.learn(total_s, count)
 
 
 def _report(entry: _Entry, outcome: Outcome) -> TaskReport:

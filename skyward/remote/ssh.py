@@ -256,10 +256,9 @@ class SSHStream:
         if left.format != "B" or left.ndim != 1:
             left = left.cast("B")
         with self._writing:
-            while left:
-                size = self._take_window(len(left))
+            while size := len(left) and self._take_window(len(left)):
                 try:
-                    self._transport.send_data(self.channel, left if size == len(left) else left[:size])
+                    self._transport.send_data(self.channel, left[:size])
                 except EOFError as error:
                     raise ConnectionLost(f"{self._where}: the connection is gone") from error
                 left = left[size:]
