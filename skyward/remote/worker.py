@@ -2,8 +2,8 @@
 
 One worker runs one task at a time, on its main thread, in the user's environment. It reads chunks of tasks from its
 agent and takes one token from a pipe before each task: a task whose token the agent has taken back is not
-started. Every outcome is written to a pipe before the next task begins, so that the agent can collect
-it even when this process dies in the next instant.
+started. Every outcome is written to a pipe before the next task begins (the last one of a chunk to the socket that says so),
+so that the agent can collect it even when this process dies in the next instant.
 """
 
 from __future__ import annotations
