@@ -65,14 +65,17 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], Sequence[int], int, int, bytes] | None:
         """The next chunk: header, tasks, from which up to before which to run, payload. None when the agent is gone."""
         work = wire.WORK
-        data = self._complete(work.size)
-        if data is None:
-            return None
+        data = self._received or self._commands.recv(65536)
+        if len(data) < work.size:
+            data = self._complete(data, work.size)
+            if not data:
+                return None
         first, count, low, high, head, size = work.unpack_from(data)
         start = work.size + head
-        data = self._complete(start + size)
-        if data is None:
-            return None
+        if len(data) < start + size:
+            data = self._complete(data, start + size)
+            if not data:
+                return None
         text, payload = data[work.size : start], data[start : start + size]
         self._received = data[start + size :]
         if text != self._header[0]:
@@ -80,19 +83,15 @@ class Channel:
         header = self._header[1]
         return header, header.get("ids") or range(first, first + count), low, high, payload
 
-    def _complete(self, n: int) -> bytes | None:
-        """What has been received, when that is at least so much."""
-        data = self._received or self._commands.recv(65536)
-        if len(data) < n:
-            growing = bytearray(data)
-            while len(growing) < n:
-                piece = self._commands.recv(max(65536, n - len(growing)))
-                if not piece:
-                    return None
-                growing += piece
-            data = bytes(growing)
-        self._received = data
-        return data
+    def _complete(self, data: bytes, n: int) -> bytes:
+        """`data` and what follows it, when that is at least so much; nothing when it does not come."""
+        growing = bytearray(data)
+        while len(growing) < n:
+            piece = self._commands.recv(max(65536, n - len(growing)))
+            if not piece:
+                return b""
+            growing += piece
+        return bytes(growing)
 
     @property
     def has_message(self) -> bool:
