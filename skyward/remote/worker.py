@@ -33,6 +33,8 @@ except ImportError:
 
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
+REST_S = 50e-6
+"""How long what has been told goes before tidying up, seconds."""
 READ_AHEAD_S = 0.002
 """How often it is looked whether more of a value has arrived, seconds."""
 READ_BYTES = 1 << 20
@@ -130,6 +132,10 @@ class Channel:
         self._notified_at = time.monotonic()
         self._is_pipe_used = False
         self._commands.send(what)
+
+    def rest(self) -> None:
+        """Waits for the next chunk, for a moment: who was just woken may have to run on this very processor."""
+        select.select([self._commands], [], [], REST_S)
 
     def finish(self, record: bytes) -> None:
         """Tells the last outcome of a chunk, in the same breath as that it is the last."""
@@ -336,6 +342,8 @@ class Worker:
             self._finish(task, wire.RECORD_NONE, b"", seconds)
         else:
             self._finish_value(task, value, seconds, getattr(function, "__qualname__", "the task"))
+        if self._is_last:
+            self.channel.rest()
         surroundings.restore()
 
     # -- outcomes --
