@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import marshal
 import queue
+import struct
 import sys
 import threading
 import time
@@ -51,6 +52,8 @@ STALLED_S = 60.0
 """A worker that runs a task and has neither computed nor printed anything for so long is told of, seconds."""
 SHORT_LEASE_S = 10.0
 """A lease below this is renewed as often as a busy node is asked for a sign of life, seconds."""
+FIRST_PAUSE_S = 0.05
+"""Before a machine that boots is tried again, seconds; later it is a seventh of what it has taken so far."""
 HELLO_S = 15.0
 MAX_BREAKS = 5
 """So many broken connections in a short while, without one result in between, are the end."""
@@ -112,7 +115,11 @@ _FIND = (
 )
 
 
-_THREAD = threading.local()
+class _Thread(threading.local):
+    is_hearing = False
+
+
+_THREAD = _Thread()
 """`is_hearing`: this thread brings what one of the nodes says, and must not wait until another one takes what is sent."""
 
 
@@ -201,6 +208,7 @@ class Link:
         notice_file: str | None = None,
         on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
         on_unreachable: Callable[[], None] | None = None,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         """Of a task that does nothing for `stalled_s` its node tells, and again after twice the time.
 
@@ -209,7 +217,8 @@ class Link:
         What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
         `on_unreachable` is called when a new connection is not made at once: whoever guards the node may have to be told
-        that this client has another address now.
+        that this client has another address now. A lost node is looked for until its agent must be gone, and as long
+        as it `is_awaited`: another machine is about to take its place, and its tasks with it.
         """
         self.endpoint = endpoint
         self.node = node
@@ -234,6 +243,7 @@ class Link:
         self._notice_file = notice_file
         self.on_notice = on_notice
         self._on_unreachable = on_unreachable or (lambda: None)
+        self._is_awaited = is_awaited
         self._connect = connect
         self._is_booting = is_booting
         self._stalled_s = stalled_s
@@ -289,7 +299,7 @@ class Link:
         return self.probe
 
     def _attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> None:
-        pause = 0.1
+        pause = FIRST_PAUSE_S
         while True:
             if self.is_closed:
                 raise ConnectionLost(f"{self.endpoint}: the link was closed")
@@ -305,7 +315,7 @@ class Link:
                 self._hang_up()
                 raise
             time.sleep(pause)
-            pause = min(1.0, pause * 1.6)
+            pause = min(1.0, pause * 1.15)
 
     def _attach_once(self, deadline: float) -> None:
         left = max(0.5, deadline - time.monotonic())
@@ -393,13 +403,13 @@ class Link:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def send(self, kind: int, header: dict[str, Any], *payload: Any) -> None:
+    def send(self, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
         """Sends one frame. A connection that breaks meanwhile is the business of who hears it, not the caller's."""
         stream = self._stream
         if stream is None:
             return
         if not self._deferred:
-            if not getattr(_THREAD, "is_hearing", False):
+            if not _THREAD.is_hearing:
                 self._send(stream, kind, header, *payload)
                 return
             if self._try_to_send(stream, kind, header, *payload):
@@ -413,7 +423,7 @@ class Link:
             self._deferred += 1
             self._to_send.put((stream, kind, header, *payload))
 
-    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> bool:
+    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> bool:
         """Sends a short frame, if the line is free and takes it at once."""
         size = sum(map(len, payload))
         if size > wire.INLINE or not self._writing.acquire(blocking=False):
@@ -432,11 +442,12 @@ class Link:
             with self._deferring:
                 self._deferred -= 1
 
-    def _send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> None:
-        data = wire.encode(kind, header, sum(map(len, payload)))
+    def _send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
+        size = sum(map(len, payload))
+        data = wire.encode(kind, header, size)
         try:
             with self._writing:
-                if sum(map(len, payload)) <= wire.INLINE:
+                if size <= wire.INLINE:
                     stream.write(b"".join((data, *payload)))
                     return
                 stream.write(data)
@@ -467,6 +478,8 @@ class Link:
             else:
                 self._sent[blob.digest] = blob.size
                 missing.append(blob)
+        if not missing:
+            return
         for blob in missing:
             if blob.size <= wire.CHUNK:
                 self._send_now(blob)
@@ -584,11 +597,11 @@ class Link:
     def _hear(self, kind: int, header: dict[str, Any], payload: Any) -> None:
         listener = self.listener
         if kind == wire.RESULTS:
-            sequence = header["seq"]
+            (sequence,) = wire.SEQUENCE.unpack_from(payload)
             if sequence <= self._seen:
                 return  # told twice, because our confirmation was lost
             if listener is not None:
-                listener.on_records(self, payload)
+                listener.on_records(self, memoryview(payload)[wire.SEQUENCE.size :])
             self._seen = sequence
             self._breaks.clear()
             self._unacknowledged += 1
@@ -724,7 +737,7 @@ class Link:
         is_lost = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
-        while not self.is_closed and time.monotonic() < end:
+        while not self.is_closed and (time.monotonic() < end or self._is_awaited()):
             if not is_lost and time.monotonic() - silent_since >= self.lost_s:
                 is_lost = True
                 self.listener.on_lost(self, reason, final=False)
@@ -876,7 +889,9 @@ class _Hearing:
         ).start()
 
 
-_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
+_NONSENSE = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
 """What reading plain data raises when it is not what we would have written."""
 
 

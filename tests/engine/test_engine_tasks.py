@@ -210,6 +210,18 @@ def test_an_argument_that_cannot_travel_is_named_and_fails_alone(local: Any) -> 
     assert "lock" in str(bad.error)
 
 
+def test_what_travels_beside_arguments_that_cannot_finds_its_own_place(local: Any) -> None:
+    rows = [[i] if i % 7 else threading.Lock() for i in range(600)]
+
+    outcomes = local.map(lambda row: row, rows)
+
+    for i, outcome in enumerate(outcomes):
+        if i % 7:
+            assert outcome.result() == [i]
+        else:
+            assert isinstance(outcome.error, SerializationError)
+
+
 def test_a_closure_that_cannot_travel_is_named(local: Any) -> None:
     conn = threading.Lock()
 
