@@ -73,8 +73,8 @@ def test_a_machine_that_is_announced_to_go_is_emptied_and_replaced(
 def test_the_only_machine_may_take_long_to_be_replaced(
     make_aws: Any, ec2: SimulatedEC2, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than its own agent would have waited for us."""
-    monkeypatch.setattr("skyward.cloud.preparation.LINGER_S", 1.0)
+    """Longer than the agent of the lost one would have waited for us."""
+    monkeypatch.setattr("skyward.cloud.preparation.LINGER_S", 8.0)
     pool = make_aws(allocation="spot", region="us-east-1", nodes=1, lease="3s")
 
     with pool:
