@@ -31,7 +31,7 @@ WORKER = (
     "import marshal, sys; it = {'parts': marshal.load(open(sys.argv[1], 'rb'))}; "
     "exec(compile(it['parts']['load'], '<skyward load>', 'exec'), it); it['worker']()"
 )
-"""What a worker's Python is told: argv is a file of our modules (see `link`), and its settings."""
+"""What a worker's Python is told: argv is a file of our modules (see `program`), and its settings."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 

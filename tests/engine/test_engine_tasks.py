@@ -609,14 +609,14 @@ def test_what_is_changed_after_it_was_handed_over_is_not_changed_on_its_way(loca
 def test_an_agent_is_compiled_where_python_is_not_like_ours(
     make_harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skyward.remote import link
+    from skyward.remote import program
 
-    link._modules.cache_clear()
-    monkeypatch.setattr(link, "MAGIC_NUMBER", b"none like it")
+    program.modules.cache_clear()
+    monkeypatch.setattr(program, "MAGIC_NUMBER", b"none like it")
     try:
         harness = make_harness()
         harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
-        assert b"none like it" in link._modules()
+        assert b"none like it" in program.modules()
         assert harness.call(square, 3).result() == 9
     finally:
-        link._modules.cache_clear()
+        program.modules.cache_clear()
