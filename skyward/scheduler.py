@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from skyward.model.task import Task
 from skyward.remote import wire
 from skyward.remote.codec import (
     Blob,
+    EncodedCall,
     Identities,
     encode_call,
     encode_function,
@@ -101,6 +103,11 @@ class _Group:
         self.is_cancelled = self.is_killed = False
         self.functions: dict[int, Blob | SerializationError] = {}
         self.identities = Identities()
+
+    def learn(self, total_s: float, count: float) -> None:
+        """So many tasks have taken so long."""
+        mean, weight = total_s / count, min(0.5, 0.1 * count)
+        self.mean_s = mean if self.mean_s is None else (1 - weight) * self.mean_s + weight * mean
 
 
 class _Entry:
@@ -167,9 +174,49 @@ class _Node:
         is_held_back = self.is_suspected or self.is_full or self.is_draining
         return self.link.is_up and not is_held_back and self.slots > 0
 
-    @property
-    def load(self) -> float:
-        return len(self.on_way) / max(1, self.slots)
+
+@lru_cache(MAX_FUNCTIONS)
+def _rows_of(digest: str, timeout: float | None, worker: int | None) -> tuple[bytes, bytes]:
+    """Of a chunk whose payload is nothing but rows of arguments: its header for the agent, and the one for the worker, which
+    precedes the payload."""
+    head = wire.write_header({"fn": digest, "batch": True})
+    return wire.write_header({"needs": [digest], "head": len(head), **_conditions(timeout, worker)}), head
+
+
+def _calls_of(
+    calls: dict[int, EncodedCall],
+    needs: list[str],
+    timeout: float | None,
+    worker: int | None,
+    has_gaps: bool,
+) -> tuple[bytes, bytes]:
+    """The same of one with calls of all kinds, and after the second one its payload. With `has_gaps` some tasks between the first and
+    the last are missing, so all are named."""
+    pieces = [call.payload for call in calls.values()]
+    named = {"ids": list(calls)} if has_gaps else {}
+    head = wire.write_header(
+        {
+            "fn": needs[0], "batch": False, "calls": [call.header for call in calls.values()],
+            "lengths": [len(piece) for piece in pieces], **named,
+        }
+    )  # fmt: skip
+    wholes = [digest for call in calls.values() for digest in _wholes_of(call)]
+    given = {"needs": needs, "head": len(head), "wholes": wholes, **named, **_conditions(timeout, worker)}
+    return wire.write_header(given), b"".join((head, *pieces))
+
+
+def _conditions(timeout: float | None, worker: int | None) -> dict[str, Any]:
+    given = {"timeout": timeout, "worker": worker}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _wholes_of(call: EncodedCall) -> list[str]:
+    """Blobs that become one argument each, as they are."""
+    return [one["digest"] for _, one in call.header.get("long", ()) if one["form"] in ("bytes", "str")]
+
+
+def _load(node: _Node) -> float:
+    return len(node.on_way) / max(1, node.slots)
 
 
 Resolution = tuple[_Entry, Outcome]
@@ -232,7 +279,8 @@ class SSHEngine(Engine):
                 self._waiting.extend(entries)
             else:
                 self._pinned.setdefault(place, deque()).extend(entries)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         self._move_on()
         return group
 
@@ -344,20 +392,23 @@ class SSHEngine(Engine):
         """Which waiting tasks go where now: for each node, lists of tasks that one worker runs in a row."""
         nodes = [node for node in self._nodes if node.is_usable]
         chosen: dict[int, tuple[_Node, list[list[_Entry]]]] = {}
-        self._choose_pinned(chosen)
-        total = sum(node.slots for node in nodes)
+        if self._pinned:
+            self._choose_pinned(chosen)
         while self._waiting and nodes:
             entry = self._waiting[0]
             if entry.group.is_cancelled:
                 break
-            node = min(nodes, key=lambda one: one.load)
-            if node.link is entry.avoid and len(nodes) > 1:
-                node = min((one for one in nodes if one.link is not entry.avoid), key=lambda one: one.load)
+            node = nodes[0]
+            if len(nodes) > 1:
+                node = min((one for one in nodes if one.link is not entry.avoid), key=_load)
             room = self._room(node, entry.group)
             if room <= 0:
                 break
-            size = min(room, self._chunk_size(entry.group, total))
-            self._assign(chosen, node, self._take_alike(size))
+            if entry.group.mean_s is None:
+                taken = [self._waiting.popleft()]
+            else:
+                taken = self._take_alike(min(room, self._chunk_size(entry.group.mean_s, nodes)))
+            self._assign(chosen, node, taken)
         return list(chosen.values())
 
     def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
@@ -381,17 +432,14 @@ class SSHEngine(Engine):
 
     def _room(self, node: _Node, group: _Group) -> int:
         """How many more tasks of a group may be on their way to a node."""
-        mean = group.mean_s
-        depth = 2.0
+        depth, mean = 2.0, group.mean_s
         if mean is not None:
             depth = max(2.0, 1 + (QUEUED_S + 2 * node.link.round_trip_s) / max(mean, 1e-6))
         return min(int(depth * node.slots), MAX_QUEUED * node.slots) - len(node.on_way)
 
-    def _chunk_size(self, group: _Group, total_slots: int) -> int:
-        if group.mean_s is None:
-            return 1
-        fair = -(-len(self._waiting) // max(1, 2 * total_slots))
-        return max(1, min(int(CHUNK_S / max(group.mean_s, 1e-6)), fair, MAX_CHUNK))
+    def _chunk_size(self, mean_s: float, nodes: list[_Node]) -> int:
+        fair = -(-len(self._waiting) // max(1, 2 * sum(node.slots for node in nodes)))
+        return max(1, min(int(CHUNK_S / max(mean_s, 1e-6)), fair, MAX_CHUNK))
 
     def _take_alike(self, size: int) -> list[_Entry]:
         """Up to `size` tasks from the front that one chunk can hold: one function, one group, one time-out."""
@@ -413,14 +461,14 @@ class SSHEngine(Engine):
 
     def _send(self, node: _Node, chunks: list[list[_Entry]]) -> list[Resolution]:
         """Encodes and sends chunks to one node; gives back the tasks that cannot travel."""
-        headers: list[dict[str, Any]] = []
+        headers: list[bytes] = []
         payloads: list[bytes] = []
         failed: list[Resolution] = []
         size = 0
         for entries in chunks:
             header, payload, bad = self._encode(node, entries)
             failed += bad
-            if header is None:
+            if not header:
                 continue
             if self.context.wants(TaskStarted):
                 self._tell_started(node, entries)
@@ -428,18 +476,15 @@ class SSHEngine(Engine):
             payloads.append(payload)
             size += len(payload)
             if size > MAX_CHUNK_BYTES:
-                node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
+                node.link.send(wire.TASKS, b'{"chunks":[%b]}' % b",".join(headers), *payloads)
                 headers, payloads, size = [], [], 0
         if headers:
-            node.link.send(wire.TASKS, {"chunks": headers}, *payloads)
-        self._cancel_again(node, chunks)
-        return failed
-
-    def _cancel_again(self, node: _Node, chunks: list[list[_Entry]]) -> None:
-        """What was cancelled while it was being sent: the word may have been there before the tasks."""
-        for group, chunk in ((entries[0].group, entries[0].chunk) for entries in chunks):
+            node.link.send(wire.TASKS, b'{"chunks":[%b]}' % b",".join(headers), *payloads)
+        for entries in chunks:  # the word of a group cancelled meanwhile may have been there before the tasks
+            group = entries[0].group
             if group.is_cancelled:
-                node.link.send(wire.CANCEL, {"chunks": [chunk], "kill": group.is_killed})
+                node.link.send(wire.CANCEL, {"chunks": [entries[0].chunk], "kill": group.is_killed})
+        return failed
 
     def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
         """Told before they are sent, so that no task ends before it has begun."""
@@ -449,53 +494,44 @@ class SSHEngine(Engine):
                 TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=number, worker=-1)
             )
 
-    def _encode(
-        self, node: _Node, entries: list[_Entry]
-    ) -> tuple[dict[str, Any] | None, bytes, list[Resolution]]:
+    def _encode(self, node: _Node, entries: list[_Entry]) -> tuple[bytes, bytes, list[Resolution]]:
+        """The header and the payload of a chunk, nothing if none of it can travel, and what cannot."""
         first = entries[0]
         group = first.group
         failed: list[Resolution] = []
         try:
             function = self._function(group, first.task)
         except SerializationError as error:
-            return None, b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
-        batch = all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries)
-        header: dict[str, Any] = {"chunk": first.chunk, "fn": function.digest, "batch": batch}
+            return b"", b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
+        limit = first.task.options.timeout_s
+        timeout = limit if limit is not None else self.context.timeout_s
+        worker = None if group.place is None else group.place[1]
         needs: dict[str, Blob] = {function.digest: function}
-        if batch:
-            payload = encode_rows([entry.task.args for entry in entries])
+        if all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries):
+            rows = encode_rows([entry.task.args for entry in entries])
+            header, head = _rows_of(function.digest, timeout, worker)
+            body = head + rows
         else:
-            calls, pieces, travelling = [], [], []
+            calls: dict[int, EncodedCall] = {}
             for entry in entries:
                 try:
-                    call = encode_call(entry.name, entry.task.args, entry.task.kwargs, group.identities)
+                    calls[entry.wire_id] = encode_call(
+                        entry.name, entry.task.args, entry.task.kwargs, group.identities
+                    )
                 except SerializationError as error:
                     failed += [(one, _failed(error)) for one in self._forget(node, [entry])]
-                    continue
-                travelling.append(entry)
-                calls.append(call.header)
-                pieces.append(call.payload)
-                needs.update((blob.digest, blob) for blob in call.blobs)
-            if not travelling:
-                return None, b"", failed
-            entries, payload = travelling, b"".join(pieces)
-            header["calls"], header["lengths"] = calls, [len(piece) for piece in pieces]
+            if not calls:
+                return b"", b"", failed
+            entries = [entry for entry in entries if entry.wire_id in calls]
+            needs.update((blob.digest, blob) for call in calls.values() for blob in call.blobs)
+            header, body = _calls_of(calls, list(needs), timeout, worker, bool(failed))
         blobs = tuple(needs.values())
         for entry in entries:
             entry.blobs = blobs
-        header.update(ids=[entry.wire_id for entry in entries], needs=list(needs), size=len(payload))
-        timeout = (
-            first.task.options.timeout_s
-            if first.task.options.timeout_s is not None
-            else self.context.timeout_s
-        )
-        if timeout is not None:
-            header["timeout"] = timeout
-        if group.place is not None:
-            header["worker"] = group.place[1]
         node.link.ensure(blobs)
         self._keep_budget(node)
-        return header, payload, failed
+        start = wire.CHUNK_HEAD.pack(first.chunk, entries[0].wire_id, len(entries), len(body))
+        return header, start + body, failed
 
     def _function(self, group: _Group, task: Task) -> Blob:
         found = group.functions.get(id(task.fn))
@@ -907,7 +943,7 @@ class SSHEngine(Engine):
             ]  # fmt: skip
             if not idle or not busy:
                 return
-            node = max(busy, key=lambda one: one.load)
+            node = max(busy, key=_load)
             node.recalled_at = now
             free = sum(one.slots - len(one.on_way) for one in idle)
             spare = len(node.on_way) - node.slots
@@ -916,6 +952,11 @@ class SSHEngine(Engine):
 
 def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
     """Updates the mean duration of each group from tasks that ran to their end."""
+    if len(found) == 1:
+        entry, kind, seconds, _ = found[0]
+        if kind != wire.RECORD_DEATH:
+            entry.group.learn(seconds, 1)
+        return
     totals: dict[_Group, list[float]] = {}
     for entry, kind, seconds, _ in found:
         if kind != wire.RECORD_DEATH:
@@ -923,9 +964,7 @@ def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
             total[0] += seconds
             total[1] += 1
     for group, (total_s, count) in totals.items():
-        mean = total_s / count
-        weight = min(0.5, 0.1 * count)
-        group.mean_s = mean if group.mean_s is None else (1 - weight) * group.mean_s + weight * mean
+        group.learn(total_s, count)
 
 
 def _report(entry: _Entry, outcome: Outcome) -> TaskReport:

@@ -317,7 +317,7 @@ class ComputePool(target.Target):
 
     def run(self, pending: PendingCompute[R], /) -> R:
         """Runs one call on one worker, and gives what it returns; `pending >> pool` is the same."""
-        result: R = self._need().collect((_joined(pending),))[0]
+        result: R = self._need().call(_joined(pending))
         return result
 
     def broadcast(self, pending: PendingCompute[R], /) -> tuple[R, ...]:

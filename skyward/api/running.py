@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from skyward.api.bus import EventBus
-from skyward.api.flight import Collection, Flight, Sequel, Stream, TaskFuture
+from skyward.api.flight import Call, Collection, Flight, Sequel, Stream, TaskFuture
 from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
 from skyward.cloud.fleet import Fleet
@@ -60,7 +60,7 @@ class Running:
         self._plugins = plugins
         self._began = time.monotonic()
         self._project: Path | None = project_root() if options.image.project else None
-        self._flights: WeakSet[Flight | TaskFuture] = WeakSet()
+        self._flights: WeakSet[Call | Flight | TaskFuture] = WeakSet()
         self._flying = threading.Lock()
         self._guard: threading.Timer | None = None
         self._on_nodes: Callable[[str], bool] | None = None
@@ -241,6 +241,12 @@ class Running:
 
     # -- work ----------------------------------------------------------------------------------------------------
 
+    def call(self, task: Task) -> Any:
+        """The result of one task."""
+        call = Call(self._ready_engine(), task)
+        self._launch(call)
+        return call.result()
+
     def collect(self, tasks: Iterable[Task], *, keep_errors: bool = False) -> list[Any]:
         """All results, in order."""
         flight = Collection(self._ready_engine(), tasks, keep_errors=keep_errors)
@@ -273,7 +279,7 @@ class Running:
         self._launch(future)
         return future
 
-    def _launch(self, flight: Flight | TaskFuture) -> None:
+    def _launch(self, flight: Call | Flight | TaskFuture) -> None:
         with self._flying:
             self._flights.add(flight)
         if self.ended_by is not None:  # between the check and now

@@ -219,6 +219,7 @@ class Preparation:
             notice_file=NOTICE_FILE if has_switch else None,
             on_notice=lambda _, notice: self._on_notice(node, notice),
             on_unreachable=lambda: self._let_in(node),
+            is_awaited=node.replacing.locked,
         )
         with self._roster.changed:
             if self._roster.is_stopping:

@@ -18,7 +18,7 @@ import time
 
 from skyward.remote import wire
 from skyward.remote.lean import OrderedDict, deque, from_json, signal, socket, to_json
-from skyward.remote.slot import Chunk, Slot, adopt_orphans
+from skyward.remote.slot import Chunk, Slot, adopt_orphans, widen
 from skyward.remote.unpack import check, unpack
 
 TYPE_CHECKING = False  # see `lean`
@@ -173,21 +173,26 @@ class Client:
         self.out: Deque[memoryview] = deque()
         self.out_size = 0
         self.is_writing = False
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
+        for descriptor in (read_fd, write_fd):
+            os.set_blocking(descriptor, False)
+            widen(descriptor)
 
-    def put(self, *parts: Any) -> None:
+    def put(self, text: bytes, payload: Any = b"") -> None:
+        """A short frame is one piece, so that one call writes it."""
+        if len(payload) <= wire.INLINE:
+            parts = [b"".join((text, payload)) if payload else text]
+        else:
+            parts = [text, payload]
         for part in parts:
-            if len(part):
-                self.out.append(memoryview(part))
-                self.out_size += len(part)
+            self.out.append(memoryview(part))
+            self.out_size += len(part)
 
     def flush(self) -> bool:
         """Writes what fits; False when the client is gone."""
         while self.out:
             view = self.out[0]
             try:
-                sent = os.write(self.write_fd, view[:1048576])
+                sent = os.write(self.write_fd, view)
             except BlockingIOError:
                 return True
             except OSError:
@@ -227,7 +232,8 @@ class Poller:
             self._poll.unregister(number)
 
     def wait(self, seconds: float) -> List[Tuple[Any, Any, bool, bool]]:
-        """(what, whose, can it be read, can it be written); one whose other end is gone can be both."""
+        """(what, whose, can it be read, can it be written); one whose other end is gone can be both. What was watched
+        last comes first: it was looked at last, so what a worker prints is there when its later word is."""
         found = []
         for number, mask in self._poll.poll(math.ceil(seconds * 1000)):
             watched = self._watched.get(number)
@@ -235,6 +241,7 @@ class Poller:
                 found.append(
                     (watched[0], watched[1], bool(mask & ~select.POLLOUT), bool(mask & ~select.POLLIN))
                 )
+        found.reverse()
         return found
 
 
@@ -256,7 +263,7 @@ class Agent:
         self.linger_s = float(settings.get("linger_s", 60.0))
         self.stalled_s = float(settings.get("stalled_s", math.inf))
         self.listener = listener
-        self.scratch = bytearray(1 << 18)
+        self.scratch = memoryview(bytearray(1 << 18))
         """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
         self.poller = Poller()
         self.client: Optional[Client] = None
@@ -363,7 +370,7 @@ class Agent:
         for _ in range(8):
             room = client.decoder.room
             try:
-                count = os.readv(client.read_fd, [room, self.scratch] if room else [self.scratch])
+                count = os.readv(client.read_fd, (room, self.scratch) if room else (self.scratch,))
             except BlockingIOError:
                 return
             except OSError:
@@ -375,12 +382,12 @@ class Agent:
             if self.heard_at - self.answered_at >= ANSWER_EVERY_S:
                 self.answered_at = self.heard_at
                 self._say(wire.PONG, {})
-            direct = min(count, len(room))
+            direct = min(count, len(room)) if room else 0
             try:
                 if direct:
                     self._handle_all(client.decoder.filled(direct))
                 if count > direct:
-                    self._handle_all(client.decoder.feed(memoryview(self.scratch)[: count - direct]))
+                    self._handle_all(client.decoder.feed(self.scratch[: count - direct]))
             except wire.BadFrame:
                 self._detach()
                 return
@@ -476,7 +483,8 @@ class Agent:
     def _results(self, payload: bytes) -> None:
         """Sends records, and keeps them until they are confirmed."""
         self.sequence += 1
-        text = wire.encode(wire.RESULTS, {"seq": self.sequence}, len(payload))
+        payload = wire.SEQUENCE.pack(self.sequence) + payload
+        text = wire.encode(wire.RESULTS, b"{}", len(payload))
         self.outbox.append((self.sequence, text, payload))
         if self.client is not None:
             self.client.put(text, payload)
@@ -672,9 +680,11 @@ class Agent:
         view = memoryview(payload)
         position = 0
         for one in header["chunks"]:
-            chunk = Chunk(one, view[position : position + one["size"]])
-            position += one["size"]
-            chunk.needs -= self.have
+            number, first, count, size = wire.CHUNK_HEAD.unpack_from(view, position)
+            position += wire.CHUNK_HEAD.size
+            chunk = Chunk(one, number, first, count, view[position : position + size])
+            position += size
+            chunk.needs = chunk.needs - self.have
             (self.waiting if chunk.needs else self.queue).append(chunk)
         self._feed()
 
@@ -743,20 +753,27 @@ class Agent:
             return
         if is_writable:
             slot.send()
-        letters = slot.read_commands() if is_readable else b""
-        if not letters:
-            if is_readable:
-                self._unwatch(slot._commands)  # it has closed its end: its death follows
-            return
+        if is_readable and not self._hear(slot):
+            self._unwatch(slot._commands)  # it has closed its end: its death follows
+
+    def _hear(self, slot: Slot) -> bool:
+        """What the worker of a slot says; False when it will say nothing more."""
+        said = slot.read_commands()
+        if said is None:
+            return False
+        letters, record = said
         if b"r" in letters:
             slot.state, slot.failures = "idle", 0
             self._check_ready()
         if b"n" in letters or b"d" in letters:
             self._collect(slot)
-        if b"d" in letters:
+        if record:
+            self._pass_on(slot, slot.split(record))
+        if record or b"d" in letters:
             slot.chunk, slot.state = None, "idle"
         if slot.state == "idle":
             self._feed()
+        return True
 
     def _check_ready(self) -> None:
         if not self.is_ready and all(slot.state not in ("starting", "dead") for slot in self.slots):
@@ -768,18 +785,22 @@ class Agent:
         output = slot.read_output()
         if output:
             self._printed(slot, slot.current or 0, "err", output)
-        pieces = []
-        for task, kind, seconds, body in slot.read_records():
+        self._pass_on(slot, slot.read_records())
+
+    def _pass_on(self, slot: Slot, found: List[Tuple[int, int, bytes]]) -> None:
+        outcomes = []
+        for kind, task, data in found:
             if kind == wire.RECORD_OUT or kind == wire.RECORD_ERR:
-                self._printed(slot, task, "out" if kind == wire.RECORD_OUT else "err", body)
+                self._printed(slot, task, "out" if kind == wire.RECORD_OUT else "err", data)
                 continue
-            pieces.append(wire.RECORD.pack(len(body), task, kind, seconds))
-            pieces.append(body)
-            if kind != wire.RECORD_COMING:
-                self._end_of_output(task)
+            outcomes.append(data)
+            if self.printed:
+                for ended, what, _, _ in wire.read_records(data):
+                    if what != wire.RECORD_COMING:
+                        self._end_of_output(ended)
             slot.tail = b""  # the last words kept are those of the task that runs
-        if pieces:
-            self._results(b"".join(pieces))
+        if outcomes:
+            self._results(b"".join(outcomes))
 
     def _printed(self, slot: Slot, task: int, stream: str, data: bytes) -> None:
         if not data:
@@ -817,7 +838,10 @@ class Agent:
     def _on_death(self, slot: Slot, story: Dict[str, Any]) -> None:
         """Tells which task died with its worker, gives the others to somebody else, starts a new worker."""
         was_starting = slot.state == "starting"
+        _, record = slot.read_commands() or (b"", b"")
         self._collect(slot)
+        if record:
+            self._pass_on(slot, slot.split(record))
         victim, rest = slot.split_at_death()
         slot.bury()
         _end_orphans({one.pid for one in self.slots if one.state != "dead"})

@@ -32,9 +32,12 @@ from skyward.remote import wire
 
 INLINE = wire.INLINE
 SAMPLE = 4096
+NAMED_CODES = 256
+"""Functions whose names are remembered."""
 LONG = 4 << 20
 """From here on computing a digest takes long enough to be worth doing beside the transfer, bytes."""
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
+_names_of_code: dict[int, tuple[CodeType, tuple[str, ...]]] = {}
 _CONSTANT = _ATOMS | {ModuleType, BuiltinFunctionType}
 
 
@@ -194,12 +197,11 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
     """
     if type(fn) is not FunctionType:
         return None
-    names: set[str] = set()
-    todo = [fn.__code__]
-    while todo:
-        code = todo.pop()
-        names.update(code.co_names)
-        todo += [one for one in code.co_consts if type(one) is CodeType]
+    code = fn.__code__
+    known = _names_of_code.get(id(code))
+    names = known[1] if known is not None and known[0] is code else _names_in(code)
+    if not (names or fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__ or fn.__dict__):
+        return (code,)
     try:
         cells = tuple(cell.cell_contents for cell in fn.__closure__ or ())
     except ValueError:  # a cell that is still empty
@@ -209,11 +211,26 @@ def meaning_of(fn: Callable[..., Any]) -> tuple[Any, ...] | None:
         *cells,
         *(fn.__defaults__ or ()),
         *(fn.__kwdefaults__ or {}).values(),
-        *(seen[name] for name in sorted(names) if name in seen),
+        *(seen[name] for name in names if name in seen),
     )
     if fn.__dict__ or not all(type(value) in _CONSTANT for value in values):
         return None
-    return fn.__code__, *map(_by_identity_or_value, values)
+    return code, *map(_by_identity_or_value, values)
+
+
+def _names_in(code: CodeType) -> tuple[str, ...]:
+    """The names that code and the code inside it refer to; remembered, because it is asked for every call."""
+    names: set[str] = set()
+    todo = [code]
+    while todo:
+        one = todo.pop()
+        names.update(one.co_names)
+        todo += [inner for inner in one.co_consts if type(inner) is CodeType]
+    if len(_names_of_code) >= NAMED_CODES:
+        _names_of_code.clear()
+    found = tuple(sorted(names))
+    _names_of_code[id(code)] = code, found
+    return found
 
 
 def _by_identity_or_value(value: Any) -> Any:

@@ -7,20 +7,14 @@ thread may not wait for the line to take what it sends, so another one sends it.
 
 from __future__ import annotations
 
-import json
-import marshal
 import queue
-import sys
+import struct
 import threading
 import time
-import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import MAGIC_NUMBER
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Protocol
 
 from skyward.errors import (
@@ -36,10 +30,11 @@ from skyward.errors import (
 from skyward.model.event import Event
 from skyward.model.instance import Endpoint, Instance
 from skyward.remote import wire
-from skyward.remote.bundle import Archive, cloudpickle_codes
+from skyward.remote.bundle import Archive
 from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.probe import Probe
+from skyward.remote.program import agent_command, agent_program
 
 LINGER_S = 60.0
 """How long an agent waits for a lost client before it ends its workers and itself, seconds."""
@@ -51,6 +46,8 @@ STALLED_S = 60.0
 """A worker that runs a task and has neither computed nor printed anything for so long is told of, seconds."""
 SHORT_LEASE_S = 10.0
 """A lease below this is renewed as often as a busy node is asked for a sign of life, seconds."""
+FIRST_PAUSE_S = 0.05
+"""Before a machine that boots is tried again, seconds; later it is a seventh of what it has taken so far."""
 HELLO_S = 15.0
 MAX_BREAKS = 5
 """So many broken connections in a short while, without one result in between, are the end."""
@@ -60,59 +57,12 @@ ACK_EVERY = 64
 BLOBS_KEPT = 8 << 30
 """Blobs an instance keeps for tasks to come, bytes; the longest unused go first."""
 
-_LOADER = (
-    "import os,sys\n"
-    "if sys.version_info<(3,8):sys.exit('skyward: python3 is %d.%d here, the agent needs 3.8 or newer'%sys.version_info[:2])\n"
-    "def r(n):\n"
-    " b=b''\n"
-    " while len(b)<n:\n"
-    "  p=os.read(0,n-len(b))\n"
-    "  if not p:sys.exit('skyward: the connection ended before the agent had come')\n"
-    "  b+=p\n"
-    " return b\n"
-    "exec(r(int(r(8))))\n"
-)
-_AGENT = ("lean", "wire", "unpack", "slot", "agent")
-_WORKER = ("lean", "wire", "unpack", "worker")
-"""The modules each of them is made of, every module after those that it imports."""
-_LOAD = """
-import sys
-from marshal import loads
-from zlib import decompress
 
-frozen = sys.modules.get("_frozen_importlib_external")
-alike = sys.implementation.cache_tag == parts["tag"] and getattr(frozen, "MAGIC_NUMBER", b"") == parts["magic"]
-
-def load(names):
-    ours = ["skyward", "skyward.remote", *("skyward.remote." + name for name in names)]
-    for name in ours:
-        sys.modules[name] = type(sys)(name)
-    for name in ours[:2]:
-        sys.modules[name].__path__ = []
-    for name in names:
-        module = sys.modules["skyward.remote." + name]
-        setattr(sys.modules["skyward.remote"], name, module)
-        part = loads(decompress(parts["codes" if alike else "sources"][name]))
-        exec(part if alike else compile(part, "<skyward " + name + ">", "exec"), module.__dict__)
-    for name in ours:  # what a task imports is the real one
-        del sys.modules[name]
-    return module
-
-def agent(settings, modules):
-    load(parts["agent"]).start(settings, modules)
-
-def worker():
-    load(parts["worker"]).main(parts["tasks"] if alike else {})
-"""
-"""What makes our modules on a machine, without any file of ours; `parts` is what `_modules` gives."""
-_FIND = (
-    'for p in "$1" python3 /usr/bin/python3 /usr/local/bin/python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do '
-    'command -v "$p" >/dev/null 2>&1 && exec "$p" -I -S -u -c "$0"; done; '
-    "echo 'skyward: no python3 on this machine' >&2; exit 127"
-)
+class _Thread(threading.local):
+    is_hearing = False
 
 
-_THREAD = threading.local()
+_THREAD = _Thread()
 """`is_hearing`: this thread brings what one of the nodes says, and must not wait until another one takes what is sent."""
 
 
@@ -148,37 +98,6 @@ class WorkerSettings:
     """Results longer than this are refused on the node, bytes."""
 
 
-@cache
-def _modules() -> bytes:
-    """Our modules for a machine: their bytecode for a Python like this one, which saves it the compiling, and their
-    source for any other. Marshalled, to be read there and now: nothing of it outlives the run. An agent hands it on to
-    its workers."""
-    here = Path(__file__).parent
-    sources = {name: (here / f"{name}.py").read_text() for name in dict.fromkeys(_AGENT + _WORKER)}
-    codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
-
-    def packed(code: Any) -> bytes:
-        return zlib.compress(marshal.dumps(code), 9)
-
-    parts = {
-        "tag": sys.implementation.cache_tag, "magic": MAGIC_NUMBER, "agent": _AGENT, "worker": _WORKER, "load": _LOAD,
-        "codes": {name: packed(code) for name, code in codes.items()},
-        "sources": {name: zlib.compress(marshal.dumps(text, 2), 9) for name, text in sources.items()},
-        "tasks": {name: packed(code) for name, code in cloudpickle_codes()},
-    }  # fmt: skip
-    return marshal.dumps(parts, 2)  # what every Python reads
-
-
-def agent_program(settings: Mapping[str, Any]) -> bytes:
-    """The program that becomes the agent; read and executed by the one-liner that SSH starts."""
-    modules = _modules()
-    program = (
-        f"import marshal; text = r({len(modules)}); it = {{'parts': marshal.loads(text)}}; exec(it['parts']['load'], it)\n"
-        f"it['agent']({json.dumps(dict(settings))!r}, text)\n"
-    ).encode()
-    return b"%08d" % len(program) + program + modules
-
-
 class Link:
     """One node. `open`, then `configure`, then give it to an engine; `close` ends everything on it."""
 
@@ -201,6 +120,7 @@ class Link:
         notice_file: str | None = None,
         on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
         on_unreachable: Callable[[], None] | None = None,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         """Of a task that does nothing for `stalled_s` its node tells, and again after twice the time.
 
@@ -209,7 +129,8 @@ class Link:
         What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
         `on_unreachable` is called when a new connection is not made at once: whoever guards the node may have to be told
-        that this client has another address now.
+        that this client has another address now. A lost node is looked for until its agent must be gone, and as long
+        as it `is_awaited`: another machine is about to take its place, and its tasks with it.
         """
         self.endpoint = endpoint
         self.node = node
@@ -234,6 +155,7 @@ class Link:
         self._notice_file = notice_file
         self.on_notice = on_notice
         self._on_unreachable = on_unreachable or (lambda: None)
+        self._is_awaited = is_awaited
         self._connect = connect
         self._is_booting = is_booting
         self._stalled_s = stalled_s
@@ -289,7 +211,7 @@ class Link:
         return self.probe
 
     def _attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> None:
-        pause = 0.1
+        pause = FIRST_PAUSE_S
         while True:
             if self.is_closed:
                 raise ConnectionLost(f"{self.endpoint}: the link was closed")
@@ -305,7 +227,7 @@ class Link:
                 self._hang_up()
                 raise
             time.sleep(pause)
-            pause = min(1.0, pause * 1.6)
+            pause = min(1.0, pause * 1.15)
 
     def _attach_once(self, deadline: float) -> None:
         left = max(0.5, deadline - time.monotonic())
@@ -314,7 +236,7 @@ class Link:
         )
         self._hello = self._sync = None
         self._failure = None
-        stream = self._connection.open(self._command())
+        stream = self._connection.open(agent_command(self.endpoint))
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
@@ -342,12 +264,6 @@ class Link:
         if self._failure is not None:
             raise self._failure
         self.last_heard = time.monotonic()
-
-    def _command(self) -> str:
-        import shlex
-
-        first = sys.executable if self.endpoint.kind == "local" else "python3"
-        return f"exec sh -c {shlex.quote(_FIND)} {shlex.quote(_LOADER)} {shlex.quote(first)}"
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
         """Ships the archives that are not there yet and starts the workers; returns when they are ready.
@@ -393,13 +309,13 @@ class Link:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def send(self, kind: int, header: dict[str, Any], *payload: Any) -> None:
+    def send(self, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
         """Sends one frame. A connection that breaks meanwhile is the business of who hears it, not the caller's."""
         stream = self._stream
         if stream is None:
             return
         if not self._deferred:
-            if not getattr(_THREAD, "is_hearing", False):
+            if not _THREAD.is_hearing:
                 self._send(stream, kind, header, *payload)
                 return
             if self._try_to_send(stream, kind, header, *payload):
@@ -413,7 +329,7 @@ class Link:
             self._deferred += 1
             self._to_send.put((stream, kind, header, *payload))
 
-    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> bool:
+    def _try_to_send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> bool:
         """Sends a short frame, if the line is free and takes it at once."""
         size = sum(map(len, payload))
         if size > wire.INLINE or not self._writing.acquire(blocking=False):
@@ -432,11 +348,12 @@ class Link:
             with self._deferring:
                 self._deferred -= 1
 
-    def _send(self, stream: Stream, kind: int, header: dict[str, Any], *payload: Any) -> None:
-        data = wire.encode(kind, header, sum(map(len, payload)))
+    def _send(self, stream: Stream, kind: int, header: dict[str, Any] | bytes, *payload: Any) -> None:
+        size = sum(map(len, payload))
+        data = wire.encode(kind, header, size)
         try:
             with self._writing:
-                if sum(map(len, payload)) <= wire.INLINE:
+                if size <= wire.INLINE:
                     stream.write(b"".join((data, *payload)))
                     return
                 stream.write(data)
@@ -467,6 +384,8 @@ class Link:
             else:
                 self._sent[blob.digest] = blob.size
                 missing.append(blob)
+        if not missing:
+            return
         for blob in missing:
             if blob.size <= wire.CHUNK:
                 self._send_now(blob)
@@ -584,11 +503,11 @@ class Link:
     def _hear(self, kind: int, header: dict[str, Any], payload: Any) -> None:
         listener = self.listener
         if kind == wire.RESULTS:
-            sequence = header["seq"]
+            (sequence,) = wire.SEQUENCE.unpack_from(payload)
             if sequence <= self._seen:
                 return  # told twice, because our confirmation was lost
             if listener is not None:
-                listener.on_records(self, payload)
+                listener.on_records(self, memoryview(payload)[wire.SEQUENCE.size :])
             self._seen = sequence
             self._breaks.clear()
             self._unacknowledged += 1
@@ -724,7 +643,7 @@ class Link:
         is_lost = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
-        while not self.is_closed and time.monotonic() < end:
+        while not self.is_closed and (time.monotonic() < end or self._is_awaited()):
             if not is_lost and time.monotonic() - silent_since >= self.lost_s:
                 is_lost = True
                 self.listener.on_lost(self, reason, final=False)
@@ -876,7 +795,9 @@ class _Hearing:
         ).start()
 
 
-_NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
+_NONSENSE = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
 """What reading plain data raises when it is not what we would have written."""
 
 

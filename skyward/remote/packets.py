@@ -49,6 +49,11 @@ _RECEIVE_BYTES = 1 << 18
 _LENGTH = struct.Struct(">I")
 _DATA = struct.Struct(">BII")  # message type, channel, length
 _COUNTER_MASK = (1 << 64) - 1
+_PADDING = [
+    (bytes((size,)), bytes(size))
+    for size in (_BLOCK_BYTES + 3 - (used + 4) % _BLOCK_BYTES for used in range(_BLOCK_BYTES))
+]
+"""What goes before and after a payload of so many bytes over whole blocks: how much padding, at least 4, and the padding."""
 
 
 class Sink(Protocol):
@@ -183,6 +188,14 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
 
     def send_data(self, channel: int, data: memoryview, packet_bytes: int) -> None:
         """Channel data in packets of at most `packet_bytes`, in one send."""
+        if self._encrypt is not None and len(data) <= packet_bytes:
+            with self._lock:
+                packet = b"".join(self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(data)), data))
+                try:
+                    self._sock.sendall(packet)
+                except OSError as error:
+                    raise EOFError(str(error)) from error
+            return
         pieces = (data[at : at + packet_bytes] for at in range(0, len(data), packet_bytes))
         if self._encrypt is None:
             for piece in pieces:
@@ -194,7 +207,18 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
             out: list[bytes] = []
             for piece in pieces:
                 out += self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(piece)), piece)
-            self.write_all(b"".join(out))
+            self._write_parts(out)
+
+    def _write_parts(self, parts: list[bytes]) -> None:
+        """As `write_all`; the kernel joins them, which saves fresh memory for every write."""
+        sent = 0
+        if isinstance(self._sock, socket.socket):
+            try:
+                sent = self._sock.sendmsg(parts)
+            except OSError as error:
+                raise EOFError(str(error)) from error
+        if sent < sum(map(len, parts)):
+            self.write_all(memoryview(b"".join(parts))[sent:])
 
     def can_send(self) -> bool:
         """Whether a small message would not block."""
@@ -220,12 +244,14 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def _open(self) -> tuple[bytes, int]:
         """The next decrypted packet (padding length, payload, padding), and where its payload ends."""
         assert self._decrypt is not None
-        self._need(4)
+        if self._end - self._start < 4:
+            self._need(4)
         (length,) = _LENGTH.unpack_from(self._view, self._start)
         if not _BLOCK_BYTES <= length <= _LONGEST_PACKET or length % _BLOCK_BYTES:
             raise paramiko.SSHException("malformed packet length")
         total = 4 + length + _TAG_BYTES
-        self._need(total)
+        if self._end - self._start < total:
+            self._need(total)
         start = self._start
         nonce = self._salt_in + self._counter_in.to_bytes(8, "big")
         try:
@@ -251,11 +277,8 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         Padding is zeros: under AES-GCM it is authenticated and tells nothing that the length does not.
         """
         assert self._encrypt is not None
-        size = 1 + sum(map(len, payload))
-        padding = _BLOCK_BYTES - size % _BLOCK_BYTES
-        if padding < 4:
-            padding += _BLOCK_BYTES
-        plain = b"".join((bytes((padding,)), *payload, bytes(padding)))
+        head, tail = _PADDING[sum(map(len, payload)) % _BLOCK_BYTES]
+        plain = b"".join((head, *payload, tail))
         length = _LENGTH.pack(len(plain))
         nonce = self._salt_out + self._counter_out.to_bytes(8, "big")
         self._counter_out = (self._counter_out + 1) & _COUNTER_MASK
@@ -288,6 +311,9 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def _make_room(self, n: int) -> None:
         """Moves what is left (less than a packet) to the front, into a larger buffer if need be."""
         left = self._end - self._start
+        if not left and n <= len(self._view):
+            self._start = self._end = 0
+            return
         view = self._view if n <= len(self._view) else memoryview(bytearray(2 * n))
         view[:left] = self._view[self._start : self._end]
         self._view, self._start, self._end = view, 0, left
@@ -347,16 +373,16 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         Raises:
             EOFError: the connection is gone.
         """
-        packet_bytes = channel.out_max_packet_size
         while True:
-            self.clear_to_send.wait(0.1)
             if not self.active:
                 raise EOFError("the connection is closed")
             with self.clear_to_send_lock:
                 if self.clear_to_send.is_set():
-                    self.packetizer.send_data(channel.remote_chanid, data, packet_bytes)
+                    self.packetizer.send_data(channel.remote_chanid, data, channel.out_max_packet_size)
                     break
-        self._flush()
+            self.clear_to_send.wait(0.1)
+        if self._posted:
+            self._flush()
 
     def try_send_data(self, channel: paramiko.Channel, data: memoryview) -> bool:
         """As `send_data`, if nobody has to be waited for: no other sender, no key exchange, no full network."""

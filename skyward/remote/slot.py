@@ -31,40 +31,41 @@ WORKER = (
     "import marshal, sys; it = {'parts': marshal.load(open(sys.argv[1], 'rb'))}; "
     "exec(compile(it['parts']['load'], '<skyward load>', 'exec'), it); it['worker']()"
 )
-"""What a worker's Python is told: argv is a file of our modules (see `link`), and its settings."""
+"""What a worker's Python is told: argv is a file of our modules (see `program`), and its settings."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Chunk:
-    """Tasks of one function that one worker runs one after the other."""
+    """Tasks of one function that one worker runs one after the other. What it needs for that is in `body`, a header and
+    a payload that are passed on unread."""
 
-    __slots__ = ("header", "high", "id", "ids", "low", "needs", "payload", "timeout", "worker")
+    __slots__ = ("body", "count", "first", "header", "high", "id", "ids", "low", "needs", "timeout", "worker")
 
-    def __init__(self, header: Dict[str, Any], payload: Any) -> None:
+    def __init__(self, header: Dict[str, Any], number: int, first: int, count: int, body: memoryview) -> None:
         self.header = header
-        self.payload = payload
-        self.id = header["chunk"]
-        self.ids: List[int] = header["ids"]
+        self.body = body
+        self.id = number
+        self.first = first
+        self.count = self.high = count
         self.low = 0
-        self.high = len(self.ids)
+        self.ids: Sequence[int] = header.get("ids") or range(first, first + count)
         self.timeout = header.get("timeout")
         self.worker = header.get("worker")
-        self.needs = set(header.get("needs", ()))
+        self.needs = set(header["needs"])
 
     def part(self, low: int, high: int) -> Chunk:
         """The same chunk, from its task `low` up to before `high`."""
-        chunk = Chunk(self.header, self.payload)
+        chunk = Chunk(self.header, self.id, self.first, self.count, self.body)
         chunk.low, chunk.high = low, high
         chunk.needs = set()
         return chunk
 
     def takes_whole(self, digest: str) -> bool:
         """Whether one of its tasks gets this blob as one value of bytes."""
-        references = [one for call in self.header.get("calls", ()) for _, one in call.get("long", ())]
-        return any(one["digest"] == digest and one["form"] in ("bytes", "str") for one in references)
+        return digest in self.header.get("wholes", ())
 
     @property
-    def unstarted(self) -> List[int]:
+    def unstarted(self) -> Sequence[int]:
         return self.ids[self.low : self.high]
 
 
@@ -90,6 +91,7 @@ class Slot:
         self._watch = watch
         self._unwatch = unwatch
         self._partial = b""
+        self._letters = b""
         self._ending = ""
         self._kill_at: Optional[float] = None
         self._progress = (0, 0.0)  # tokens left, and since when
@@ -105,18 +107,14 @@ class Slot:
         self._token_read, self._token_write = os.pipe()
         self._result_read, result_write = os.pipe()
         self._out_read, out_write = os.pipe()
-        for descriptor in (self._result_read, self._token_read):
-            try:
-                fcntl.fcntl(
-                    descriptor, 1031, PIPE_SIZE
-                )  # F_SETPIPE_SZ; smaller pipes only mean more wake-ups
-            except OSError:
-                pass
+        widen(self._result_read)
+        widen(self._token_read)
         for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
             os.set_blocking(descriptor, False)
         ours.setblocking(False)
         self._commands = ours
         self._unsent, self._is_writing = b"", False
+        self._letters = b""
         self._partial = self.tail = b""
         self._ending, self._kill_at = "", None
         settings = dict(
@@ -191,13 +189,15 @@ class Slot:
         count = chunk.high - chunk.low
         os.write(self._token_write, b"t" * count)
         self._progress = (count, time.monotonic())
-        header = dict(chunk.header, lo=chunk.low, hi=chunk.high)
-        self._unsent += wire.encode(wire.TASKS, header, len(chunk.payload)) + bytes(chunk.payload)
+        head = chunk.header["head"]
+        work = wire.WORK.pack(chunk.first, chunk.count, chunk.low, chunk.high, head, len(chunk.body) - head)
+        self._unsent = b"".join((self._unsent, work, chunk.body))
         self.send()
 
     def announce(self, digest: str, total: int) -> None:
         """Tells an idle worker of a long value that is arriving."""
-        self._unsent += wire.encode(wire.PIECE, {"digest": digest, "total": total})
+        head = wire.write_header({"digest": digest, "total": total})
+        self._unsent += wire.WORK.pack(0, 0, 0, 0, len(head), 0) + head
         self.send()
 
     def send(self) -> None:
@@ -215,12 +215,26 @@ class Slot:
             self._is_writing = bool(self._unsent)
             self._watch(self._commands, self, writing=self._is_writing)
 
-    def read_commands(self) -> bytes:
-        """The letters the worker sent: r(eady), n(ew records), d(one)."""
+    def read_commands(self) -> Optional[Tuple[bytes, bytes]]:
+        """What the worker said, in letters: r(eady), n(ew records in the pipe), d(one), f(inished: done, and the record of the
+        last task is here). Then that record. None: it has closed its end."""
         try:
-            return self._commands.recv(4096)
-        except (BlockingIOError, OSError):
-            return b""
+            said = self._commands.recv(2 * wire.RECORD_DONE)
+        except BlockingIOError:
+            return b"", b""
+        except OSError:
+            return None
+        if not said:
+            return None
+        said = self._letters + said
+        start = said.find(b"f") + 1
+        if not start:
+            return said, b""
+        end = start + wire.RECORD.size
+        if len(said) >= end:
+            end += wire.RECORD.unpack_from(said, start)[0]
+        self._letters = said if len(said) < end else b""
+        return (b"", b"") if self._letters else (said[:start] + said[end:], said[start:end])
 
     def read_output(self) -> bytes:
         """What was written to descriptors 1 and 2 themselves, by C code or child processes."""
@@ -238,8 +252,8 @@ class Slot:
                 break
         return b"".join(pieces)
 
-    def read_records(self) -> List[Tuple[int, int, float, bytes]]:
-        """The records that have come, as (task, kind, seconds, body)."""
+    def read_records(self) -> List[Tuple[int, int, bytes]]:
+        """What has come through the pipe, see `split`."""
         pieces = [self._partial]
         for _ in range(64):
             try:
@@ -251,19 +265,32 @@ class Slot:
             pieces.append(piece)
             if len(piece) < 65536:
                 break
-        data = b"".join(pieces)
-        position, head, records = 0, wire.RECORD.size, []
-        while len(data) - position >= head:
-            length, task, kind, seconds = wire.RECORD.unpack_from(data, position)
-            if len(data) - position - head < length:
+        self._partial = b""
+        return self.split(b"".join(pieces))
+
+    def split(self, data: bytes) -> List[Tuple[int, int, bytes]]:
+        """Records in order: (kind, task, text) of what was printed, and in between (-1, 0, records) of outcomes, as they are."""
+        found: List[Tuple[int, int, bytes]] = []
+        unpack, head, size = wire.RECORD.unpack_from, wire.RECORD.size, len(data)
+        begin = position = 0
+        while position + head <= size:
+            length, task, kind, _ = unpack(data, position)
+            end = position + head + length
+            if end > size:
                 break
-            position += head
-            records.append((task, kind, seconds, data[position : position + length]))
-            position += length
-            if kind not in (wire.RECORD_OUT, wire.RECORD_ERR, wire.RECORD_COMING):
+            if kind == wire.RECORD_OUT or kind == wire.RECORD_ERR:
+                if begin < position:
+                    found.append((-1, 0, data[begin:position]))
+                found.append((kind, task, data[position + head : end]))
+                begin = end
+            elif kind != wire.RECORD_COMING:
                 self.finished += 1
-        self._partial = data[position:]
-        return records
+            position = end
+        if begin < position:
+            found.append((-1, 0, data[begin:position]))
+        if position < size:
+            self._partial = data[position:]
+        return found
 
     def tokens_left(self) -> int:
         """Tasks of the chunk that may still start."""
@@ -399,6 +426,14 @@ def prctl() -> Callable[[int, int], None]:
 def adopt_orphans() -> None:
     """What workers leave behind becomes a child of this process, so that it can be ended."""
     prctl()(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def widen(descriptor: int) -> None:
+    """Makes room for more in a pipe; whatever else it is, and where the kernel does not, smaller ones only mean more wake-ups."""
+    try:
+        fcntl.fcntl(descriptor, 1031, PIPE_SIZE)  # F_SETPIPE_SZ
+    except OSError:
+        pass
 
 
 def oom_kills() -> int:

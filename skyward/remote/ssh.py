@@ -216,6 +216,7 @@ class SSHStream:
         self._left = memoryview(b"")
         self._is_at_end = False
         self._callback: Callable[[bytes], None] | None = None
+        self._delivered = 0  # to the callback, and not told to the peer yet, bytes
         self._handing_over = threading.Lock()
         self._ending = threading.Lock()
         self._has_ended = False
@@ -251,10 +252,11 @@ class SSHStream:
     # -- writing -----------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        left = memoryview(data).cast("B")
+        left = memoryview(data)
+        if left.format != "B" or left.ndim != 1:
+            left = left.cast("B")
         with self._writing:
-            while left:
-                size = self._take_window(len(left))
+            while size := len(left) and self._take_window(len(left)):
                 try:
                     self._transport.send_data(self.channel, left[:size])
                 except EOFError as error:
@@ -310,7 +312,10 @@ class SSHStream:
         except BaseException:
             self._callback = None  # it is broken, and so is the connection now; `end` shall not fail as well
             raise
-        self._consumed(len(data))
+        self._delivered += len(data)
+        if self._delivered >= SEND_BYTES:
+            self._consumed(self._delivered)
+            self._delivered = 0
 
     def deliver_stderr(self, data: bytes) -> None:
         self._tail.feed(data)

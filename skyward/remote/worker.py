@@ -2,8 +2,8 @@
 
 One worker runs one task at a time, on its main thread, in the user's environment. It reads chunks of tasks from its
 agent and takes one token from a pipe before each task: a task whose token the agent has taken back is not
-started. Every outcome is written to a pipe before the next task begins, so that the agent can collect
-it even when this process dies in the next instant.
+started. Every outcome is written to a pipe before the next task begins (the last one of a chunk to the socket that says so),
+so that the agent can collect it even when this process dies in the next instant.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     import pickle
     import traceback
     import types
+    from collections.abc import Sequence
     from typing import Any
 
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
+REST_S = 50e-6
+"""How long what has been told goes before tidying up, seconds."""
 READ_AHEAD_S = 0.002
 """How often it is looked whether more of a value has arrived, seconds."""
+READ_BYTES = 1 << 20
 STALLED_S = 5.0
 """A value of which nothing has come for so long is read when it is complete, seconds."""
 TEXT_CAP = 64 << 10
@@ -54,27 +58,40 @@ class Channel:
         os.set_blocking(self._tokens, False)
         os.set_blocking(self._results, False)
         self._notified_at = 0.0
-        self._received = bytearray()
+        self._received = b""
+        self._is_pipe_used = False
+        self._header: tuple[bytes, dict[str, Any]] = (b"", {})
 
-    def receive(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next chunk, or None when the agent is gone."""
-        prefix = self._read(wire.PREFIX.size)
-        if not prefix:
-            return None
-        _, _, header_length, payload_length, _ = wire.PREFIX.unpack(prefix)
-        header = from_json(self._read(header_length).decode("utf-8", "surrogatepass"))
-        return header, self._read(payload_length)
+    def receive(self) -> tuple[dict[str, Any], Sequence[int], int, int, bytes] | None:
+        """The next chunk: header, tasks, from which up to before which to run, payload. None when the agent is gone."""
+        work = wire.WORK
+        data = self._received or os.read(self._commands, 65536)
+        if len(data) < work.size:
+            data = self._complete(data, work.size)
+            if not data:
+                return None
+        first, count, low, high, head, size = work.unpack_from(data)
+        start = work.size + head
+        if len(data) < start + size:
+            data = self._complete(data, start + size)
+            if not data:
+                return None
+        text, payload = data[work.size : start], data[start : start + size]
+        self._received = data[start + size :]
+        if text != self._header[0]:
+            self._header = text, wire.read_header(text)
+        header = self._header[1]
+        return header, header.get("ids") or range(first, first + count), low, high, payload
 
-    def _read(self, n: int) -> bytes:
-        received = self._received
-        while len(received) < n:
-            piece = os.read(self._commands, max(65536, n - len(received)))
+    def _complete(self, data: bytes, n: int) -> bytes:
+        """`data` and what follows it, when that is at least so much; nothing when it does not come."""
+        growing = bytearray(data)
+        while len(growing) < n:
+            piece = os.read(self._commands, max(65536, n - len(growing)))
             if not piece:
                 return b""
-            received += piece
-        data = bytes(memoryview(received)[:n])
-        del received[:n]
-        return data
+            growing += piece
+        return bytes(growing)
 
     @property
     def has_message(self) -> bool:
@@ -90,10 +107,14 @@ class Channel:
 
     def write(self, record: bytes) -> None:
         """Puts one record where it survives this process."""
+        self._is_pipe_used = True
         view = memoryview(record)
         while view:
             try:
-                view = view[os.write(self._results, view) :]
+                written = os.write(self._results, view)
+                if written == len(view):
+                    return
+                view = view[written:]
             except BlockingIOError:
                 self.notify(force=True)
                 select.select([], [self._results], [])
@@ -107,7 +128,20 @@ class Channel:
 
     def tell(self, what: bytes) -> None:
         self._notified_at = time.monotonic()
+        self._is_pipe_used = False
         os.write(self._commands, what)
+
+    def rest(self) -> None:
+        """Waits for the next chunk, for a moment: who was just woken may have to run on this very processor."""
+        select.select([self._commands], [], [], REST_S)
+
+    def finish(self, record: bytes) -> None:
+        """Tells the last outcome of a chunk, in the same breath as that it is the last."""
+        if len(record) > wire.RECORD_DONE:
+            self.write(record)
+            self.tell(b"d")
+        else:
+            self.tell((b"nf" if self._is_pipe_used else b"f") + record)
 
 
 class Output(io.RawIOBase):
@@ -149,10 +183,10 @@ class Surroundings:
         self._raw_environ = dict(_raw_environ())
         self._umask = os.umask(0o022)
         os.umask(self._umask)
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
         self._spare = [_out_of_reach(os.dup(number)) for number in (0, 1, 2)]
-        self._identity = [_identity(number) for number in (0, 1, 2)]
+        self._identities = [(number, *_identity(number)) for number in (0, 1, 2)]
         self._keep_children = bool(os.environ.get("SKYWARD_KEEP_CHILDREN"))
 
     def restore(self) -> None:
@@ -167,11 +201,16 @@ class Surroundings:
         os.umask(self._umask)
         if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        for number, handler in self._handlers.items():
+        for number, handler in self._handlers:
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        for descriptor in (0, 1, 2):
-            if _identity(descriptor) != self._identity[descriptor]:
+        for descriptor, device, inode in self._identities:
+            try:
+                status = os.fstat(descriptor)
+                is_same = status.st_ino == inode and status.st_dev == device
+            except OSError:
+                is_same = False
+            if not is_same:
                 os.dup2(self._spare[descriptor], descriptor)
         if not self._keep_children:
             _end_children()
@@ -202,28 +241,40 @@ class Worker:
             message = self.channel.receive()
             if message is None:
                 return
-            if "chunk" in message[0]:
-                self._run_chunk(*message, surroundings)
+            header, ids, low, high, payload = message
+            if ids:
+                self._run_chunk(header, ids, low, high, payload, surroundings)
             else:
-                self._read_ahead(message[0]["digest"], message[0]["total"])
+                self._read_ahead(header["digest"], header["total"])
 
     # -- one chunk --
 
-    def _run_chunk(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
-        try:
-            self._run_tasks(header, payload, surroundings)
-        finally:
-            self._end_chunk()
-
-    def _end_chunk(self) -> None:
-        """Says that the next chunk may come; at once after the last task, before tidying up."""
-        if self._in_chunk:
-            self._in_chunk = False
-            self.channel.tell(b"d")
-
-    def _run_tasks(self, header: dict[str, Any], payload: bytes, surroundings: Surroundings) -> None:
+    def _run_chunk(
+        self,
+        header: dict[str, Any],
+        ids: Sequence[int],
+        low: int,
+        high: int,
+        payload: bytes,
+        surroundings: Surroundings,
+    ) -> None:
         self._in_chunk, self._is_last = True, False
-        ids, low, high = header["ids"], header["lo"], header["hi"]
+        try:
+            self._run_tasks(header, ids, low, high, payload, surroundings)
+        finally:
+            if self._in_chunk:
+                self._in_chunk = False
+                self.channel.tell(b"d")
+
+    def _run_tasks(
+        self,
+        header: dict[str, Any],
+        ids: Sequence[int],
+        low: int,
+        high: int,
+        payload: bytes,
+        surroundings: Surroundings,
+    ) -> None:
         try:
             self._equip()
             function = self._function(header["fn"])
@@ -261,7 +312,7 @@ class Worker:
 
         self._is_equipped = True
 
-    def _fail_all(self, ids: list[int], error: BaseException) -> None:
+    def _fail_all(self, ids: Sequence[int], error: BaseException) -> None:
         for task in ids:
             if not self.channel.take_token():
                 return
@@ -304,15 +355,19 @@ class Worker:
             self._finish(task, wire.RECORD_NONE, b"", seconds)
         else:
             self._finish_value(task, value, seconds, getattr(function, "__qualname__", "the task"))
+        if self._is_last:
+            self.channel.rest()
         surroundings.restore()
 
     # -- outcomes --
 
     def _finish(self, task: int, kind: int, body: bytes, seconds: float) -> None:
-        self.channel.write(wire.RECORD.pack(len(body), task, kind, seconds) + body)
+        record = wire.RECORD.pack(len(body), task, kind, seconds) + body
         if self._is_last:
-            self._end_chunk()
+            self._in_chunk = False
+            self.channel.finish(record)
         else:
+            self.channel.write(record)
             self.channel.notify()
 
     def _finish_value(self, task: int, value: Any, seconds: float, name: str) -> None:
@@ -394,16 +449,16 @@ class Worker:
 
     def _read_ahead(self, digest: str, total: int) -> None:
         """Reads a value while it is still arriving, unless there is something better to do before it is complete."""
-        growing, scratch = io.BytesIO(), memoryview(bytearray(1 << 20))
-        grown_at = time.monotonic()
         try:
             file = open(os.path.join(self._blobs, digest + ".part"), "rb", buffering=0)  # noqa: SIM115 - closed below
         except OSError:
             return
-        with file:
-            while growing.tell() < total:
-                count = file.readinto(scratch) or 0
-                growing.write(scratch[:count])
+        value = io.BytesIO(bytes(total))  # gives its bytes away without copying them
+        grown_at, filled = time.monotonic(), 0
+        with file, value.getbuffer() as target:
+            while filled < total:
+                count = file.readinto(target[filled : filled + READ_BYTES]) or 0
+                filled += count
                 now = time.monotonic()
                 if count:
                     grown_at = now
@@ -413,7 +468,7 @@ class Worker:
                     time.sleep(READ_AHEAD_S)
                 if self.channel.has_message and os.fstat(file.fileno()).st_size < total:
                     return
-        self._keep(digest, "bytes", growing.getvalue())
+        self._keep(digest, "bytes", value.getvalue())
 
     def _buffer(self, digest: str) -> Any:
         """A private, writable view of a blob: pages are copied only where the task writes."""
@@ -616,11 +671,8 @@ def _out_of_reach(descriptor: int) -> int:
     return descriptor
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skyward as sky
-from skyward.api.flight import STREAM_AHEAD, Collection, Sequel, Stream, TaskFuture
+from skyward.api.flight import STREAM_AHEAD, Call, Collection, Sequel, Stream, TaskFuture
 
 
 class Instant(sky.Engine):
@@ -148,6 +149,8 @@ def test_a_cancelled_task_is_an_error_with_a_name() -> None:
 
     with pytest.raises(sky.TaskCancelled, match="before it started"):
         Collection(Cancels(), tasks([1])).results()
+    with pytest.raises(sky.TaskCancelled, match="before it started"):
+        Call(Cancels(), sky.Task(print, (1,))).result()
     assert TaskFuture(Cancels(), sky.Task(print, (1,))).cancelled()
 
 
@@ -160,3 +163,43 @@ def test_an_outcome_after_the_abort_changes_nothing() -> None:
 
     with pytest.raises(sky.GuardError, match="enough"):
         future.result()
+
+
+def test_one_call_gives_its_value_or_raises_its_error() -> None:
+    engine = Instant()
+
+    assert Call(engine, sky.Task(print, (7,))).result() == 7
+    with pytest.raises(ValueError, match="bad"):
+        Call(engine, sky.Task(print, (ValueError("bad"),))).result()
+    assert engine.cancelled == []
+
+
+def test_an_aborted_call_raises_why_and_gives_back_its_task() -> None:
+    engine = Patient()
+    waits = Call(engine, sky.Task(print, (1,)))
+    threading.Timer(
+        0.05, lambda: (waits.abort(sky.GuardError("enough")), waits.abort(sky.GuardError("late")))
+    ).start()
+
+    with pytest.raises(sky.GuardError, match="enough"):
+        waits.result()
+    assert engine.cancelled == [1]
+
+
+def test_a_call_that_is_aborted_at_once_is_never_handed_over() -> None:
+    engine = Patient()
+    call = Call(engine, sky.Task(print, (1,)))
+    call.abort(sky.GuardError("enough"))
+
+    with pytest.raises(sky.GuardError, match="enough"):
+        call.result()
+    assert engine.waiting == []
+
+
+def test_an_outcome_is_worth_more_than_an_abort_after_it() -> None:
+    engine = Patient()
+    call = Call(engine, sky.Task(print, (1,)))
+    threading.Timer(0.05, lambda: (engine.finish([0]), call.abort(sky.GuardError("late")))).start()
+
+    assert call.result() == 1
+    assert engine.cancelled == []

@@ -70,6 +70,26 @@ def test_a_machine_that_is_announced_to_go_is_emptied_and_replaced(
     assert ec2.resources() == {}
 
 
+def test_the_only_machine_may_take_long_to_be_replaced(
+    make_aws: Any, ec2: SimulatedEC2, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the agent of the lost one would have waited for us."""
+    monkeypatch.setattr("skyward.cloud.preparation.LINGER_S", 8.0)
+    pool = make_aws(allocation="spot", region="us-east-1", nodes=1, lease="3s")
+
+    with pool:
+        first = pool.instances[0].id
+        assert pool.map(abs, [-1]) == [1]
+        ec2.fault("CreateFleet", "slow-boot", seconds=12)
+        ec2.machine(first).interrupt(after_s=0)
+        future = pool.submit(abs, -7)
+        assert future.result(90) == 7
+        assert [one.id for one in pool.instances] != [first]
+
+    assert len(ec2.bill) == 2
+    assert ec2.running() == []
+
+
 def test_a_machine_that_is_taken_without_a_word_is_replaced_with_its_reason(
     make_aws: Any, ec2: SimulatedEC2, until: Until
 ) -> None:

@@ -80,6 +80,35 @@ def test_workers_killed_once_a_second_cost_no_result(local: Any, journal: Any) -
     )
 
 
+@pytest.mark.parametrize("length", [10, 3000, 30_000])
+def test_an_outcome_survives_its_worker_that_dies_while_nobody_listens(
+    make_harness: Callable[..., Any], tmp_path: Path, length: int
+) -> None:
+    """Short ones are in the socket of the worker then, longer ones in its pipe."""
+    harness = make_harness()
+    harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
+
+    def stop_agent_and_die(place: str, n: int) -> bytes:
+        agent = os.getppid()
+        os.kill(agent, signal.SIGSTOP)
+        Path(place).write_text(str(agent))
+        threading.Timer(0.1, os._exit, (7,)).start()
+        return b"x" * n
+
+    sink, _ = harness.start([Task(stop_agent_and_die, (str(tmp_path / "agent"), length))])
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "agent").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.kill(int((tmp_path / "agent").read_text()), signal.SIGCONT)
+
+    (outcome,) = sink.wait(20)
+
+    assert outcome.result() == b"x" * length
+    assert outcome.attempt == harness.engine.executions == 1
+    assert harness.call(abs, -2).result() == 2, "by the worker that took its place"
+
+
 def test_a_connection_that_breaks_is_replaced_and_nothing_runs_again(chaotic: Any, journal: Any) -> None:
     harness, proxy = chaotic
     sink, _ = harness.start([Task(note, (str(journal.path), i, 0.1)) for i in range(20)])

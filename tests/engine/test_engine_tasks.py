@@ -210,6 +210,18 @@ def test_an_argument_that_cannot_travel_is_named_and_fails_alone(local: Any) -> 
     assert "lock" in str(bad.error)
 
 
+def test_what_travels_beside_arguments_that_cannot_finds_its_own_place(local: Any) -> None:
+    rows = [[i] if i % 7 else threading.Lock() for i in range(600)]
+
+    outcomes = local.map(lambda row: row, rows)
+
+    for i, outcome in enumerate(outcomes):
+        if i % 7:
+            assert outcome.result() == [i]
+        else:
+            assert isinstance(outcome.error, SerializationError)
+
+
 def test_a_closure_that_cannot_travel_is_named(local: Any) -> None:
     conn = threading.Lock()
 
@@ -597,14 +609,14 @@ def test_what_is_changed_after_it_was_handed_over_is_not_changed_on_its_way(loca
 def test_an_agent_is_compiled_where_python_is_not_like_ours(
     make_harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skyward.remote import link
+    from skyward.remote import program
 
-    link._modules.cache_clear()
-    monkeypatch.setattr(link, "MAGIC_NUMBER", b"none like it")
+    program.modules.cache_clear()
+    monkeypatch.setattr(program, "MAGIC_NUMBER", b"none like it")
     try:
         harness = make_harness()
         harness.add(Endpoint(kind="local", directory=str(tmp_path / "sky")))
-        assert b"none like it" in link._modules()
+        assert b"none like it" in program.modules()
         assert harness.call(square, 3).result() == 9
     finally:
-        link._modules.cache_clear()
+        program.modules.cache_clear()

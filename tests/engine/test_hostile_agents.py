@@ -69,7 +69,7 @@ def nested(depth: int) -> bytes:
 
 
 def results(*records: bytes, seq: int = 1) -> bytes:
-    return frame(wire.RESULTS, {"seq": seq}, b"".join(records))
+    return frame(wire.RESULTS, {}, b"".join((wire.SEQUENCE.pack(seq), *records)))
 
 
 LAUGHS = (
@@ -81,13 +81,13 @@ LAUGHS = (
 HOSTILE: dict[str, bytes] = {
     "noise": os.urandom(4000),
     "text": b"HTTP/1.1 200 OK\r\n\r\n" * 100,
-    "short frame": frame(wire.RESULTS, {"seq": 1})[:-3] + b"\0" * 40,
-    "bad checksum": frame(wire.RESULTS, {"seq": 1}).replace(b'"seq"', b'"sEq"'),
+    "short frame": frame(wire.PONG, {"at": 1})[:-3] + b"\0" * 40,
+    "bad checksum": frame(wire.PONG, {"at": 1}).replace(b'"at"', b'"aT"'),
     "no sequence": frame(wire.RESULTS, {}),
-    "sequence is text": frame(wire.RESULTS, {"seq": "x"}),
-    "sequence is a list": frame(wire.RESULTS, {"seq": [1]}),
-    "record cut": frame(wire.RESULTS, {"seq": 1}, record(1, 1, b"abc")[:-2]),
-    "record of a tebibyte": frame(wire.RESULTS, {"seq": 1}, wire.RECORD.pack(2**32 - 1, 1, 1, 0.0)),
+    "half a sequence": frame(wire.RESULTS, {}, b"\1\0\0"),
+    "a sequence far ahead": results(record(1, wire.RECORD_NONE), seq=2**64 - 1),
+    "record cut": results(record(1, 1, b"abc")[:-2]),
+    "record of a tebibyte": results(wire.RECORD.pack(2**32 - 1, 1, 1, 0.0)),
     "unknown record": results(record(1, 99, b"x")),
     "error without text": results(record(1, wire.RECORD_ERROR)),
     "error of nonsense": results(record(1, wire.RECORD_ERROR, struct.pack("<I", 1 << 30) + b"{}")),
