@@ -147,6 +147,8 @@ def _cells(pool: Pool) -> list[str]:
 def ends(pool: Pool) -> str:
     """When the machines end by themselves, at the latest."""
     now, account, parts = time.time(), pool.account, []
+    if not (account.owed or account.doubts):
+        return "-"
     if account.expires_at is not None:
         parts.append(_moment(account.expires_at - now))
     lease_left_s = pool.lease_left_s(now)

@@ -101,6 +101,14 @@ def test_ps_tells_what_is_left_of_a_lease_that_nobody_renews(
     assert "or any moment by its lease" in now
 
 
+def test_ps_tells_no_end_of_machines_that_are_not_there(skyward: Skyward, make_orphan: MakeOrphan) -> None:
+    make_orphan("left-1", machines=0, lease_s=900, expires=time.time() + 7200)
+
+    row = skyward("ps").out.splitlines()[1]
+    assert " by its lease" not in row
+    assert "  -  " in row
+
+
 @pytest.mark.usefixtures("configured")
 def test_ps_live_shows_what_is_in_no_journal(
     skyward: Skyward, make_orphan: MakeOrphan, toy: toycloud.Toy
