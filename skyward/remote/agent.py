@@ -807,7 +807,7 @@ class Agent:
     def _on_death(self, slot: Slot, story: Dict[str, Any]) -> None:
         """Tells which task died with its worker, gives the others to somebody else, starts a new worker."""
         was_starting = slot.state == "starting"
-        _, record = slot.read_commands() or (b"", b"")
+        record = slot.last_record()
         self._collect(slot)
         if record:
             self._pass_on(slot, slot.split(record))

@@ -110,7 +110,6 @@ class Channel:
 
     def write(self, record: bytes) -> None:
         """Puts one record where it survives this process."""
-        self._is_pipe_used = True
         view = memoryview(record)
         while view:
             try:
@@ -123,7 +122,8 @@ class Channel:
                 select.select([], [self._results], [])
 
     def notify(self, *, force: bool = False) -> None:
-        """Wakes the agent, unless that was done just now."""
+        """Wakes the agent for what is in the pipe now, unless that was done just now."""
+        self._is_pipe_used = True
         now = time.monotonic()
         if force or now - self._notified_at >= NOTIFY_EVERY_S:
             self._notified_at = now
@@ -131,7 +131,6 @@ class Channel:
 
     def tell(self, what: bytes) -> None:
         self._notified_at = time.monotonic()
-        self._is_pipe_used = False
         self._commands.send(what)
 
     def rest(self) -> None:
@@ -139,12 +138,14 @@ class Channel:
         select.select([self._commands], [], [], REST_S)
 
     def finish(self, record: bytes) -> None:
-        """Tells the last outcome of a chunk, in the same breath as that it is the last."""
+        """Tells the last outcome of a chunk, in the same breath as that it is the last, and whether there is more in the pipe."""
         if len(record) > wire.RECORD_DONE:
             self.write(record)
+            self._is_pipe_used = False
             self.tell(b"d")
         else:
-            self.tell((b"nf" if self._is_pipe_used else b"f") + record)
+            is_used, self._is_pipe_used = self._is_pipe_used, False
+            self.tell((b"nf" if is_used else b"f") + record)
 
 
 class Output(io.RawIOBase):
