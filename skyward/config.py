@@ -375,6 +375,15 @@ def _toml_value(text: str) -> Any:
         return text
 
 
+def _plain_value(text: str) -> Any:
+    """Text that reads like a number or a boolean of TOML means that; any other text is itself."""
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?\d+\.\d+", text):
+        return float(text)
+    return {"true": True, "false": False}.get(text, text)
+
+
 def split_key(key: str) -> KeyPath:
     """`pools."my pool".nodes` as a path."""
     parts = re.findall(r'"([^"]*)"|\'([^\']*)\'|([^.]+)', key)
@@ -422,7 +431,10 @@ def _checked(key: KeyPath, value: Any, origin: str | Callable[[KeyPath], str], *
     name = join_key(key)
     try:
         kind = schema.type_of(key)
-        value = schema.converted(value, kind, from_text=from_text) if kind is not Any else value
+        if kind is not Any:
+            value = schema.converted(value, kind, from_text=from_text)
+        elif from_text and key[0] == "providers":  # only the provider knows its kinds
+            value = _plain_value(value)
         _check_grammar(key, value)
     except schema.UnknownKey as error:
         raise unknown_option(error.table, error.key, error.known, at((*error.table, error.key))) from None

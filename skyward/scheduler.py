@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from skyward.contracts.engine import Engine, EngineContext, Sink
@@ -31,6 +32,7 @@ from skyward.model.event import (
     NodeSuspected,
     TaskFinished,
     TaskOutput,
+    TaskStalled,
     TaskStarted,
     WarningRaised,
 )
@@ -53,6 +55,7 @@ from skyward.remote.codec import (
     undecorated,
 )
 from skyward.remote.link import SUSPECT_S, Link
+from skyward.remote.logs import save_logs
 from skyward.remote.text import last_words, printable
 
 CHUNK_S = 0.008
@@ -348,6 +351,14 @@ class SSHEngine(Engine):
         self._deliver([(entry, _cancelled(entry)) for entry in gone])
         for thread in threads:
             thread.join(8)
+
+    def save_logs(
+        self, directory: Path, *, room: int, deadline_s: float, redact: Callable[[str], str] = str
+    ) -> list[Path]:
+        """What workers have printed, out of every node that can be reached; see `Engine.save_logs`."""
+        with self._lock:
+            links = [node.link for node in self._nodes if node.link.is_up]
+        return save_logs(links, directory, room=room, deadline_s=deadline_s, redact=redact)
 
     @property
     def workers(self) -> int:
@@ -684,10 +695,17 @@ class SSHEngine(Engine):
         text = (
             printable(bytes(payload))
             if "dropped" not in header
-            else f"[{header['dropped']} more bytes are in the log of the node]\n"
+            else f"[{header['dropped']:,} more bytes are not shown]\n"
         )
         self.context.emit(
-            TaskOutput(task=name, index=index, node=link.node, stream=header["stream"], text=text)
+            TaskOutput(
+                task=name,
+                index=index,
+                node=link.node,
+                stream=header["stream"],
+                text=text,
+                dropped=int(header.get("dropped", 0)),
+            )
         )
 
     def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None:
@@ -807,6 +825,22 @@ class SSHEngine(Engine):
         )
         if node.slots == 0:
             link.drop("no worker can be started on it")
+
+    def on_stalled(self, link: Link, story: dict[str, Any]) -> None:
+        """A worker has a task and does nothing."""
+        node = self._node(link)
+        entry = node.on_way.get(story["task"]) if node is not None else None
+        if entry is not None:
+            self.context.emit(
+                TaskStalled(
+                    task=entry.name,
+                    index=entry.index,
+                    node=link.node,
+                    pid=int(story["pid"]),
+                    idle_s=float(story["for_s"]),
+                    is_stopped=bool(story["stopped"]),
+                )
+            )
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 

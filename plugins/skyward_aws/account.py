@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import RLock
 
 from skyward import (
     AmbiguousLaunchError,
+    CredentialsError,
     Endpoint,
     Instance,
     InstanceState,
@@ -22,8 +24,9 @@ from skyward_aws.cloud import Patience
 from skyward_aws.config import AWS
 from skyward_aws.credentials import expires_in_s
 from skyward_aws.machines import read_instance
-from skyward_aws.network import CHECK_IP
+from skyward_aws.network import CHECK_IP, CHECK_IP_VARIABLE
 from skyward_aws.reach import reaching
+from skyward_aws.regions import ALWAYS_OPEN, closed_region, is_closed
 from skyward_aws.site import Site
 
 PER_CALL = 1000
@@ -35,8 +38,7 @@ _MISMATCH = "IdempotentParameterMismatch"
 class Account:
     """An account as one configuration sees it: its own region, and those it has launched in. Thread-safe.
 
-    `environ` are variables to sign with instead of this process's own; `check_ip` is a URL that answers with the
-    address of who asks.
+    `environ` are variables to sign with instead of this process's own.
     """
 
     def __init__(
@@ -46,12 +48,12 @@ class Account:
         *,
         environ: Mapping[str, str] | None = None,
         patience: Patience | None = None,
-        check_ip: str = CHECK_IP,
     ) -> None:
         self.config = config
         self.region = region
         self.patience = patience or Patience()
-        self.check_ip = check_ip
+        self.check_ip = (os.environ if environ is None else environ).get(CHECK_IP_VARIABLE) or CHECK_IP
+        """A URL that answers with the address of who asks."""
         self.per_call = PER_CALL
         """Machines per page, and per request to end some."""
         self._environ = environ
@@ -59,6 +61,13 @@ class Account:
         self._whereabouts: dict[str, str] = {}
         """The region of each instance we have seen."""
         self._lock = RLock()
+
+    def warm_up(self, request: LaunchRequest) -> None:
+        """Everything a launch needs but the machines; see `Site.order`."""
+        from skyward_aws.shapes import aliases
+
+        if request.offer.instance_type not in aliases():  # whose launch has something to say first
+            self.site(request.offer.region).order(request)
 
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         """Machines of one type out of the zones of the offer and its alternatives, by one request to EC2 Fleet.
@@ -73,8 +82,8 @@ class Account:
         asked, request = (request.offer, *request.alternatives), with_real_type(request)
         site = self.site(request.offer.region)
         self._warn_of_expiry(request)
-        with reaching(asked):
-            order = site.prepare(request)
+        with reaching(asked, request.count), self._in_open_region(site), site.believed():
+            order = site.order(request)
             try:
                 machines = site.launch(order)
             except ProviderError as error:
@@ -173,6 +182,17 @@ class Account:
         with self._lock:
             used = [site for site in self._sites.values() if site.has_launched]
         return used or [self.site(self.region)]
+
+    @contextmanager
+    def _in_open_region(self, site: Site) -> Iterator[None]:
+        """In a region that the account has not enabled EC2 knows nobody: that is the region's fault, and not that of
+        credentials that are good elsewhere."""
+        try:
+            yield
+        except CredentialsError as error:
+            if site.region == ALWAYS_OPEN or not is_closed(self.site(ALWAYS_OPEN).cloud, site.region):
+                raise
+            raise closed_region(site.region) from error
 
     def _warn_of_expiry(self, request: LaunchRequest) -> None:
         """Credentials that end before the machines do cannot end them; the machines' own switch then has to."""

@@ -13,6 +13,8 @@ from skyward_aws.cloud import Cloud
 from skyward_aws.config import AWS
 from skyward_aws.credentials import expires_in_s
 from skyward_aws.images import SOURCES, find_image
+from skyward_aws.reach import QUOTAS, Quota
+from skyward_aws.regions import is_open, status_of
 
 if TYPE_CHECKING:
     from skyward_aws.site import Site
@@ -22,21 +24,6 @@ _NOBODY: Final = (
 )
 """A key that nobody holds, for a request that is never carried out."""
 _TAGS: Final = {"skyward:managed": "true", "skyward:pool": "check"}
-
-QUOTAS: Final = (
-    ("on-demand CPU machines (A, C, D, H, I, M, R, T, Z)", "L-1216C47A"),
-    ("spot CPU machines (A, C, D, H, I, M, R, T, Z)", "L-34B43A08"),
-    ("on-demand G machines", "L-DB2E81BA"),
-    ("spot G machines", "L-3819A6DF"),
-    ("on-demand P machines", "L-417A185B"),
-    ("spot P2, P3 and P4 machines", "L-7212CCBC"),
-    ("spot P5 machines", "L-C4BD4855"),
-    ("on-demand Trainium machines", "L-2C3B7624"),
-    ("spot Trainium machines", "L-6B0D517C"),
-    ("on-demand Inferentia machines", "L-1945791B"),
-    ("spot Inferentia machines", "L-B5D1601B"),
-)
-"""Quotas of EC2 in vCPUs, by code: AWS General Reference, "Amazon EC2 endpoints and quotas" (2026-11)."""
 
 
 def findings(site: Site, config: AWS, credentials_from: str) -> Iterator[Finding]:
@@ -80,11 +67,10 @@ def _expiry(environ: Mapping[str, str]) -> Finding:
 def _region(cloud: Cloud) -> Finding:
     subject = f"region {cloud.region}"
     try:
-        found = cloud.ask(calls.DESCRIBE_REGIONS, RegionNames=[cloud.region], AllRegions=True)["Regions"]
+        status = status_of(cloud, cloud.region)
     except ProviderError as error:
         return _bad(subject, error)
-    status = found[0].get("OptInStatus", "opt-in-not-required") if found else "unknown"
-    if status in ("opt-in-not-required", "opted-in"):
+    if is_open(status):
         return Finding(subject=subject, is_ok=True, detail="enabled")
     return Finding(
         subject=subject,
@@ -228,30 +214,27 @@ def _dry_runs() -> tuple[tuple[Call, dict[str, Any]], ...]:
 
 
 def _quotas(cloud: Cloud) -> Iterator[Finding]:
-    for what, code in QUOTAS:
-        subject = f"quota of {what}"
+    for quota in QUOTAS.values():
+        subject = f"quota of {quota.what}"
         try:
-            found = cloud.ask(calls.GET_QUOTA, ServiceCode="ec2", QuotaCode=code)["Quota"]
+            found = cloud.ask(calls.GET_QUOTA, ServiceCode="ec2", QuotaCode=quota.code)["Quota"]
         except ProviderError as error:
             if "NoSuchResource" in str(getattr(error, "aws_code", "")):
                 continue  # not every region has every family
             yield Finding(subject="quotas", is_ok=None, detail=_said(error))
             return  # it will be no different for the others
-        yield _quota(cloud.region, subject, code, float(found.get("Value", 0)))
+        yield _quota(cloud.region, subject, quota, float(found.get("Value", 0)))
 
 
-def _quota(region: str, subject: str, code: str, vcpus: float) -> Finding:
+def _quota(region: str, subject: str, quota: Quota, vcpus: float) -> Finding:
     """None of a family is only in the way of who wants it; without CPU machines there is nothing."""
     if vcpus > 0:
         return Finding(subject=subject, is_ok=True, detail=f"{vcpus:,.0f} vCPUs")
     return Finding(
         subject=subject,
-        is_ok=False if code == QUOTAS[0][1] else None,
+        is_ok=False if quota is QUOTAS["standard", "on-demand"] else None,
         detail="0 vCPUs: none of them can be rented before AWS grants more",
-        hints=(
-            f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
-            f"--quota-code {code} --desired-value 32",
-        ),
+        hints=(quota.increase(region, 32),),
     )
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from skyward import ProviderError, RateLimitError
 from skyward_aws.calls import Call
 from skyward_aws.errors import aws_errors
+from skyward_aws.kept import kept, signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Cloud:
         self.patience = patience or Patience()
         self._endpoint = endpoint or (environ or {}).get("AWS_ENDPOINT_URL")
         self._environ = environ
+        self.signature = signature(environ, region, self._endpoint)
+        """See `kept.signature`."""
         self._clients: dict[str, Any] = {}
         self._session: Any = None
         self._lock = Lock()
@@ -109,8 +112,11 @@ class Cloud:
                     **({"s3": {"addressing_style": "path"}} if service == "s3" and self._endpoint else {}),
                 )
                 with aws_errors():
-                    self._clients[service] = self._signed().create_client(
-                        service, region_name=self.region, endpoint_url=self._endpoint, config=config
+                    self._clients[service] = kept(
+                        self.signature and (service, self.patience, self.signature),
+                        lambda: self._signed().create_client(
+                            service, region_name=self.region, endpoint_url=self._endpoint, config=config
+                        ),
                     )
             return self._clients[service]
 

@@ -108,7 +108,7 @@ def kind_of(code: str) -> type[ProviderError]:
 def make_error(
     code: str, said: str, *, doing: str = "", facts: Iterable[str] = (), **values: Any
 ) -> ProviderError:
-    """The error for what AWS said, with what one can do about it."""
+    """The error for what AWS said, with what one can do about it; `reason` is what it said, without what was asked."""
     text = _ENCODED.sub("", said).strip().rstrip(".") or code
     prefix = f"{doing}: " if doing else ""
     return kind_of(code)(
@@ -117,6 +117,7 @@ def make_error(
         hints=_hints(code, text),
         provider="aws",
         aws_code=code,
+        reason=text,
         **values,
     )
 

@@ -259,14 +259,21 @@ def why_not(answer: Mapping[str, Any], order: Order) -> ProviderError:
         )
     gravity = (CredentialsError, QuotaError, ProviderError, CapacityError)
     code, said, _ = min(errors, key=lambda error: gravity.index(_grave(kind_of(error[0]))))
-    facts = dict.fromkeys(
-        f"{zone}: {code}: {text}" if zone else f"{code}: {text}" for code, text, zone in errors
-    )
+    facts = _by_zones(errors)
     offer = order.request.offer
     doing = f"{offer.instance_type} ({offer.pricing}) in {offer.region}"
     if kind_of(code) is CapacityError:
         said = "no capacity"
     return make_error(code, said, doing=doing, facts=facts, was_sent=False)
+
+
+def _by_zones(errors: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Each reason once, with the zones it was given for."""
+    zones: dict[str, list[str]] = {}
+    for code, text, zone in errors:
+        zones.setdefault(f"{code}: {text}", []).append(zone)
+    named = {reason: ", ".join(dict.fromkeys(filter(None, here))) for reason, here in zones.items()}
+    return [f"{here}: {reason}" if here else reason for reason, here in named.items()]
 
 
 def _grave(kind: type[ProviderError]) -> type[ProviderError]:

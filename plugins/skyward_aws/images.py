@@ -28,12 +28,13 @@ _NVIDIA: Final = re.compile(r"(?:p[4-9]|g[5-9]|gr[6-9]|g4dn)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where an image is found: public parameters, newest release first, and its name if none of them exists."""
+    """Where an image is found: public parameters, newest release first, and its names if none of them exists."""
 
     parameters: tuple[str, ...]
     owner: str
-    name: str
-    user: str = "ubuntu"
+    names: tuple[str, ...]
+    user: str | None = "ubuntu"
+    """None: it depends on which of them there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def _ubuntu(architecture: str) -> Source:
             for disk in ("ebs-gp2", "ebs-gp3")
         ),
         owner=_CANONICAL,
-        name=f"ubuntu/images/hvm-ssd*/ubuntu-jammy-22.04-{architecture}-server-*",
+        names=(f"ubuntu/images/hvm-ssd*/ubuntu-jammy-22.04-{architecture}-server-*",),
     )
 
 
@@ -74,7 +75,7 @@ def _deep_learning(architecture: str, title: str) -> Source:
             for release in ("22.04", "24.04")
         ),
         owner="amazon",
-        name=f"Deep Learning {title}Base OSS Nvidia Driver GPU AMI (Ubuntu *) *",
+        names=(f"Deep Learning {title}Base OSS Nvidia Driver GPU AMI (Ubuntu *) *",),
     )
 
 
@@ -85,13 +86,19 @@ SOURCES: Final[Mapping[tuple[Kind, str], Source]] = {
     ("gpu", "x86_64"): _deep_learning("x86_64", ""),
     ("gpu", "arm64"): _deep_learning("arm64", "ARM64 "),
     ("older-gpu", "x86_64"): Source(
-        parameters=(f"{_DLAMI}/x86_64/base-proprietary-nvidia-driver-amazon-linux-2/latest/ami-id",),
+        parameters=tuple(
+            f"{_DLAMI}/x86_64/base-proprietary-nvidia-driver-{system}/latest/ami-id"
+            for system in ("amazon-linux-2", "gpu-amazon-linux-2", "gpu-ubuntu-20.04")
+        ),
         owner="amazon",
-        name="Deep Learning Base Proprietary Nvidia Driver AMI (Amazon Linux 2) *",
-        user="ec2-user",
+        names=tuple(
+            f"Deep Learning Base Proprietary Nvidia Driver {title} *"
+            for title in ("AMI (Amazon Linux 2)", "GPU AMI (Amazon Linux 2)", "GPU AMI (Ubuntu 20.04)")
+        ),
+        user=None,
     ),
     ("neuron", "x86_64"): Source(
-        parameters=_NEURON_PARAMETERS, owner="amazon", name="Deep Learning AMI Neuron (Ubuntu *) *"
+        parameters=_NEURON_PARAMETERS, owner="amazon", names=("Deep Learning AMI Neuron (Ubuntu *) *",)
     ),
 }
 
@@ -131,7 +138,7 @@ def find_image(cloud: Cloud, *, kind: Kind, architecture: str) -> MachineImage:
             'sky.AWS(ami="ami-0123456789abcdef0")',
             facts=[
                 f"no parameter {' or '.join(source.parameters)}",
-                f"no image named {source.name!r} of {source.owner}",
+                f"no image named {' or '.join(map(repr, source.names))} of {source.owner}",
             ],
             hints=["skyward check aws"],
             provider="aws",
@@ -219,7 +226,7 @@ def _describe(cloud: Cloud, ami: str) -> Mapping[str, Any] | None:
 
 def _newest(cloud: Cloud, source: Source, architecture: str) -> Mapping[str, Any] | None:
     filters = [
-        {"Name": "name", "Values": [source.name]},
+        {"Name": "name", "Values": list(source.names)},
         {"Name": "architecture", "Values": [architecture]},
         {"Name": "state", "Values": ["available"]},
     ]

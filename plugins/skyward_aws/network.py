@@ -22,6 +22,8 @@ from skyward_aws.cloud import Cloud
 
 CHECK_IP: Final = "https://checkip.amazonaws.com"
 """Answers with the address a request came from; run by Amazon."""
+CHECK_IP_VARIABLE: Final = "AWS_ENDPOINT_URL_CHECKIP"
+"""Another URL that does; spelled as boto3 spells those of services."""
 _OUTSIDE_GRAMMAR: Final = re.compile(r"[^a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]")
 """What a description of a security group may not hold: EC2 API reference, CreateSecurityGroup (2026-11)."""
 
@@ -163,12 +165,13 @@ def _serves(place: Place, offer: Offer) -> bool:
 
 
 def own_network(cloud: Cloud, url: str = CHECK_IP) -> str:
-    """The network that is this client alone, as the internet sees it; 127.0.0.1 where AWS is simulated here.
+    """The network that is this client alone, as the internet sees it; 127.0.0.1 where AWS is simulated here, and
+    nobody is named who would know better.
 
     Raises:
         ProviderError: nobody could tell.
     """
-    if cloud.is_here:
+    if cloud.is_here and url == CHECK_IP:
         return "127.0.0.1/32"
     import urllib3
 
@@ -180,7 +183,7 @@ def own_network(cloud: Cloud, url: str = CHECK_IP) -> str:
             "aws: the address this machine has on the internet could not be found out: name it, "
             'sky.AWS(ssh_cidr="203.0.113.7/32")',
             facts=[f"{url}: {error}"],
-            hints=[f"curl {CHECK_IP}"],
+            hints=[f"curl {url}"],
             provider="aws",
         ) from error
     return str(ip_network(address))

@@ -70,6 +70,10 @@ class AWSProvider(Provider):
 
     # -- machines ------------------------------------------------------------------------------------------------
 
+    def warm_up(self, request: LaunchRequest) -> None:
+        """Image, zones, subnets, profile, security group, key pair, launch template."""
+        self.account.warm_up(request)
+
     def launch(self, request: LaunchRequest) -> Sequence[Instance]:
         """Machines of one type out of the zones of the offer and its alternatives, by one request to EC2 Fleet.
 

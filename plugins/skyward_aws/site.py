@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import Any, Final, TypeVar
 
@@ -30,6 +32,7 @@ from skyward_aws.fleet import (
     why_not,
 )
 from skyward_aws.images import MachineImage, check_image, find_image, kind_of_image
+from skyward_aws.kept import FRESH_S, forget, kept
 from skyward_aws.network import (
     Place,
     describe_group,
@@ -50,8 +53,9 @@ PROFILE_S: Final = 45.0
 """How long EC2 may take to hear of an instance profile that was just made, seconds."""
 RELEASE_S: Final = 120.0
 """How long a security group may still be in use after its machines are gone, seconds."""
-ADDRESS_S: Final = 30.0
-"""How long this client's address is believed, seconds."""
+ADDRESS_S: Final = 3.0
+"""How long this client's address is believed, seconds: it is asked for when machines are launched, and when one does not
+answer any more."""
 EVERYONE: Final = ("0.0.0.0/0", "::/0")
 
 
@@ -74,7 +78,7 @@ class Site:
         """What to sign with instead of this process's own variables."""
         self.has_launched = False
         self._check_ip = check_ip
-        self._found: dict[object, Any] = {}
+        self._found: dict[object, Future[Any]] = {}
         self._offers: dict[str, list[Offer]] = {}
         self._admitted: dict[str, str] = {}
         """The network each pool's group is open to, where this object opened it."""
@@ -84,8 +88,13 @@ class Site:
 
     # -- before a launch -----------------------------------------------------------------------------------------
 
-    def prepare(self, request: LaunchRequest) -> Order:
-        """Everything the machines will need, made or found; refuses whatever cannot work. Rents nothing."""
+    def order(self, request: LaunchRequest) -> Order:
+        """Everything the machines will need, made or found; refuses whatever cannot work. Rents nothing. A launch that is
+        repeated, as its token says, gets what it got before."""
+        order = self._once(("order", request.pool, request.token), lambda: self._prepare(request))
+        return replace(order, request=request)
+
+    def _prepare(self, request: LaunchRequest) -> Order:
         offer, config = request.offer, self.config
         if offer.pricing == "capacity-block":
             raise CapacityError(
@@ -127,7 +136,7 @@ class Site:
         if ami is not None:
             return self._once(("ami", offer.architecture), lambda: check_image(self.cloud, ami, offer))
         kind, architecture = kind_of_image(offer), offer.architecture
-        return self._once(
+        return self._lately(
             ("image", kind, architecture),
             lambda: find_image(self.cloud, kind=kind, architecture=architecture),
         )
@@ -135,23 +144,42 @@ class Site:
     def places(self) -> tuple[Place, ...]:
         """Subnets machines may stand in."""
         needs_public = self.config.connection == "ssh"
-        return self._once(
-            "places", lambda: find_places(self.cloud, self.config.subnet_id, needs_public=needs_public)
+        return self._lately(
+            ("places", self.config.subnet_id, needs_public),
+            lambda: find_places(self.cloud, self.config.subnet_id, needs_public=needs_public),
         )
 
     def zones(self, instance_type: str) -> frozenset[str]:
         """Zones that sell a type."""
-        return self._once(("zones", instance_type), lambda: zones_with(self.cloud, instance_type))
+        return self._lately(("zones", instance_type), lambda: zones_with(self.cloud, instance_type))
+
+    def _lately(self, key: tuple[object, ...], find: Callable[[], T]) -> T:
+        """What was found for this pool, or for another one of this program a while ago."""
+        mine = self.cloud.signature
+        return self._once(key, lambda: kept(mine and (mine, *key), find, FRESH_S))
+
+    @contextmanager
+    def believed(self) -> Iterator[None]:
+        """What was looked up for earlier pools is not believed any more when something is refused."""
+        try:
+            yield
+        except ProviderError:
+            forget(self.cloud.signature)
+            raise
 
     def _once(self, key: object, find: Callable[[], T]) -> T:
-        """What `find` found, once; a failure is not kept. Two threads may both look."""
+        """What `find` found, once. Who asks while it is looked for hears the same; a failure is not kept."""
         with self._lock:
-            if key in self._found:
-                found: T = self._found[key]
-                return found
-        found = find()
-        with self._lock:
-            return self._found.setdefault(key, found)  # type: ignore[no-any-return]
+            is_first = key not in self._found
+            found: Future[T] = self._found.setdefault(key, Future())
+        if is_first:
+            try:
+                found.set_result(find())
+            except BaseException as error:
+                with self._lock:
+                    self._found.pop(key, None)
+                found.set_exception(error)
+        return found.result()
 
     def _group(self, request: LaunchRequest, vpc: str) -> str:
         if self.config.security_group_id is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skyward.api.options import PoolOptions
-from skyward.cloud.refusals import last
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, NoOfferError, SkywardWarning
 from skyward.model.offer import Offer
@@ -104,10 +103,9 @@ def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -
     )
     owned = owned_offers(asked)
     if not all(source.is_owned for source in asked):
-        plan = plan_from_catalog(
+        return plan_from_catalog(
             requirements, options.selection, plugins=plugins, configs=configs, also=owned
         )
-        return replace(plan, ranked=last(plan.ranked)) if options.selection == "available" else plan
     plugins.modify_offers(owned, requirements)
     strategy = strategy_of(options.selection, plugins, configs)
     return make_plan(requirements, owned, strategy, registry=plugins.accelerators())

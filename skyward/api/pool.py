@@ -14,6 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -423,6 +424,14 @@ class ComputePool(target.Target):
         options = self._effective()
         self._plan = plan_pool(options, sources(options, plugins), plugins)
         return self._plan
+
+    def save_logs(self, directory: str | os.PathLike[str], /) -> list[Path]:
+        """Everything the workers have printed so far, in one file each: `n0-worker-0.log`, ... ; gives the files.
+
+        Tasks show what they print as it comes, up to 1 MiB each; all of it lies on the nodes and goes with them.
+        `skyward run` keeps it in the directory of the run. At most 256 MiB are brought, the last ones of each worker.
+        """
+        return self._need().save_logs(Path(directory))
 
     @property
     def is_running(self) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
+from skyward.cloud.refusals import last
 from skyward.errors import ConfigError, SkywardWarning
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def plan_from_catalog(
     """The plan for `requirements` over the catalog as it is, after `skyward_modify_offers`.
 
     `also` are offers that no catalog knows: the user's own machines. `selection` is a strategy, its class or
-    name, or a function `(providers, spec) -> provider` that is given `configs` by provider name. What is refused
+    name, or a function `(providers, spec) -> provider` that is given `configs` by provider name; under "available"
+    what a cloud had none of a while ago comes last. What is refused
     is told with `explain`, or when nothing fits: near misses one by one, the rest counted; with `everything`,
     all of it one by one. The ranking is the same in every case.
 
@@ -190,7 +192,7 @@ def plan_from_catalog(
             made = replace(make_plan(wants, found, strategy, registry=registry), unlisted=unlisted)
             if made.chosen is not None:
                 break
-    return made
+    return replace(made, ranked=last(made.ranked)) if strategy.name == "available" else made
 
 
 def strategy_of(selection: Any, plugins: Plugins, configs: Mapping[str, Any] | None = None) -> Strategy:

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -14,8 +15,9 @@ from skyward.api.bus import EventBus
 from skyward.api.flight import Call, Collection, Flight, Sequel, Stream, TaskFuture
 from skyward.api.options import PoolOptions
 from skyward.api.planning import Source, nothing_fits
-from skyward.cloud.fleet import Fleet, FleetOrder
+from skyward.cloud.fleet import Fleet
 from skyward.cloud.gc import sweep
+from skyward.cloud.order import FleetOrder
 from skyward.cloud.project import project_root
 from skyward.contracts.engine import Engine, EngineContext
 from skyward.contracts.provider import Provider
@@ -29,6 +31,12 @@ from skyward.plugins import Plugins
 
 if TYPE_CHECKING:
     from skyward.builtin.terminal import Display
+
+
+LOGS_ROOM = 256 << 20
+"""How much of what the workers have printed is brought here, bytes."""
+LOGS_S = 30.0
+"""How long that may take, seconds."""
 
 
 class Running:
@@ -45,6 +53,10 @@ class Running:
         self.bus = bus
         self.ended_by: SkywardError | None = None
         """Why no more work is taken, once a guard has ended the pool."""
+        self.logs_directory: Path | None = None
+        """Where all that the workers print is kept, if anywhere."""
+        self._logs: list[Path] | None = None
+        self._keeping = threading.Lock()
         self._plugins = plugins
         self._began = time.monotonic()
         self._project: Path | None = project_root() if options.image.project else None
@@ -120,10 +132,12 @@ class Running:
 
     def _listen(self) -> None:
         from skyward.builtin import terminal
+        from skyward.remote.secrets import of_display
 
         self.bus.forward(self._plugins.event, self._plugins.wants)
         if not terminal.skyward_event_types:  # else `skyward run` shows everything already
-            self._display = display = terminal.Display(self.options.display)
+            redact = of_display(self.options.image.env).redact_known
+            self._display = display = terminal.Display(self.options.display, redact=redact)
             self.bus.forward(
                 display, lambda kind: any(issubclass(kind, one) for one in display.skyward_event_types)
             )
@@ -167,6 +181,21 @@ class Running:
             self._on_nodes = importable_with(self._project)
         return self._on_nodes(module)
 
+    def save_logs(self, directory: Path) -> list[Path]:
+        """Everything the workers have printed, in files; see `ComputePool.save_logs`."""
+        from skyward.remote.secrets import Redactor
+
+        redact = Redactor(env=self.options.image.env).redact
+        return self.engine.save_logs(directory, room=LOGS_ROOM, deadline_s=LOGS_S, redact=redact)
+
+    def keep_logs(self) -> list[Path]:
+        """The same in `logs_directory`, once: whoever asks again waits for it and gets what there is."""
+        with self._keeping:
+            if self._logs is None and self.logs_directory is not None:
+                self._logs = []
+                self._logs = self.save_logs(self.logs_directory)
+            return self._logs or []
+
     # -- guards --------------------------------------------------------------------------------------------------
 
     def _arm_guard(self) -> None:
@@ -197,6 +226,8 @@ class Running:
     def _expire(self, error: GuardError) -> None:
         self.ended_by = error
         self._abort(error)
+        with suppress(OSError):
+            self.keep_logs()
         try:
             self.fleet.stop()
         except SkywardError as problem:

@@ -34,10 +34,16 @@ class Screen:
 
     `color` None asks the environment (NO_COLOR, FORCE_COLOR, TERM) and the stream. `is_live` says that the
     status line is shown; without it `stamped` lines begin with the time of day. Beside a Python prompt there is none.
+    Lines are shown as `redact` leaves them.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, mode: Mode = "auto", *, color: bool | None = None
+        self,
+        stream: TextIO | None = None,
+        mode: Mode = "auto",
+        *,
+        color: bool | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self.stream = sys.stderr if stream is None else stream
         terminal = _is_terminal(self.stream)
@@ -45,6 +51,7 @@ class Screen:
         self.is_terminal = terminal
         self.is_live = mode == "rich" or (mode == "auto" and terminal and not hasattr(sys, "ps1"))
         self.is_unicode = "utf" in (getattr(self.stream, "encoding", None) or "").lower()
+        self._redact = redact
         self._lock = threading.RLock()
         self._status: Callable[[int], str] | None = None
         self._shown = ""
@@ -68,6 +75,7 @@ class Screen:
 
     def line(self, text: str = "", *, stamped: bool = False) -> None:
         """One line; `stamped` ones tell the time where nobody watches."""
+        text = self._redact(text)
         if stamped and not self.is_live:
             text = f"{self.paint(time.strftime('%H:%M:%S'), 'dim')}  {text}"
         with self._lock:

@@ -81,12 +81,14 @@ class Display:
         color: bool | None = None,
         durations: int | None = None,
         label: Callable[[str, int], str] | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
+        """`redact` takes out of each line what nobody may see."""
         if mode not in MODES:
             raise ValueError(f"display {mode!r} is not one of {', '.join(MODES)}")
         self.mode = mode
         self.verbosity = verbosity
-        self.screen = Screen(stream, mode, color=color)
+        self.screen = Screen(stream, mode, color=color, redact=redact)
         self._lock = threading.RLock()
         self._pool = _PoolStory()
         self._tasks = _TaskStory(slowest=durations, label=label)
@@ -139,6 +141,7 @@ class Display:
             events.TaskStarted: self._task_started,
             events.TaskFinished: self._task_finished,
             events.TaskOutput: self._task_output,
+            events.TaskStalled: self._task_stalled,
             events.WarningRaised: self._warning,
             events.PoolStopped: self._pool_stopped,
             events.RunFinished: self._run_finished,
@@ -271,6 +274,16 @@ class Display:
     def _task_output(self, event: events.TaskOutput) -> None:
         if (whole := self._held.whole_lines(event)) is not None:
             self._show_output(whole)
+
+    def _task_stalled(self, event: events.TaskStalled) -> None:
+        who = f"n{event.node} | {self._tasks.label(event)}"
+        if event.is_stopped:
+            again = f"kill -CONT {event.pid}"
+            self._say(self._odd(f"{who}: a signal has stopped its worker; there, `{again}` lets it go on"))
+        else:
+            self._say(
+                self._odd(f"{who} has neither computed nor printed anything for {seconds(event.idle_s)}")
+            )
 
     def _show_output(self, event: events.TaskOutput) -> None:
         lines = [clean(line) for line in event.text.rstrip("\n").split("\n")]
@@ -511,7 +524,7 @@ class _TaskStory:
         self._slowest: list[tuple[float, int, str, int]] = []
         self._tie = itertools.count()
 
-    def label(self, one: events.TaskStarted | events.TaskOutput | TaskReport) -> str:
+    def label(self, one: events.TaskStarted | events.TaskOutput | events.TaskStalled | TaskReport) -> str:
         """What a task is called: its name, numbered where there are several of that name."""
         if one.index > 0:
             self._numbered.add(one.task)

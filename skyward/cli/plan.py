@@ -23,6 +23,7 @@ from skyward.cli.render import (
 )
 from skyward.cli.requirements import MACHINE, MONEY, POOL, requirement_options, requirements_of, sized
 from skyward.cli.shell import Shell, pass_shell
+from skyward.cloud.refusals import key, recent
 from skyward.errors import CredentialsError, UsageError
 from skyward.model.money import format_usd
 from skyward.model.sizes import format_duration
@@ -267,6 +268,7 @@ class PlanReport:
     def columns(self) -> list[Column]:
         """Those of the mock-up: one row per offer, the price of one and of all nodes, and its fate."""
         now = datetime.now(UTC)
+        refused = recent(now.timestamp())
         nodes = self.plan.nodes
         has_many = nodes > 1 or self._is_varying
         columns = [
@@ -286,7 +288,12 @@ class PlanReport:
                 weight=8 if has_many else -1,
             ),
             Column(title="SEEN", text=lambda row: age(row["offer"].observed_at, now), right=True, weight=4),
-            Column(title="STATUS", text=self.status, weight=9, least=30),
+            Column(
+                title="STATUS",
+                text=lambda row: self.status(row) + _last_refusal(row, refused, now),
+                weight=9,
+                least=30,
+            ),
         ]
         return [column for column in columns if column.weight >= 0]
 
@@ -444,6 +451,12 @@ def _mixture(plan: Plan) -> str:
         if len(machines) == 1
         else f" ({' + '.join(f'{count} {offer.pricing}' for offer, count in machines)})"
     )
+
+
+def _last_refusal(row: Mapping[str, Any], refused: Mapping[Any, float], now: datetime) -> str:
+    """That its cloud had none a while ago."""
+    at = None if row["refusal"] is not None else refused.get(key(row["offer"]))
+    return "" if at is None else f", none {age(datetime.fromtimestamp(at, UTC), now)} ago"
 
 
 def _ordinal(number: int) -> str:

@@ -14,7 +14,7 @@ from skyward.cli.shell import Shell, pass_shell
 from skyward.errors import ExitCode
 
 if TYPE_CHECKING:
-    from skyward.cloud.account import Account, Machine
+    from skyward.cloud.account import Machine
     from skyward.cloud.gc import Judgement
     from skyward.cloud.survey import Pool
 
@@ -77,6 +77,7 @@ def _row(pool: Pool, shown: dict[str, str] | None) -> dict[str, Any]:
         "created_at": moment(account.created_at),
         "expires_at": moment(account.expires_at) if account.expires_at else None,
         "lease_s": account.lease_s,
+        "lease_left_s": _rounded(pool.lease_left_s(now)),
         "usd_per_hour": account.usd_per_hour,
         "usd": account.usd(now),
         "client": account.client.plain() if account.client else None,
@@ -138,20 +139,30 @@ def _cells(pool: Pool) -> list[str]:
         short_age(since(account.created_at)),
         format_usd(account.usd_per_hour),
         format_usd(account.usd(time.time())),
-        ends(account),
+        ends(pool),
         _client(pool),
     ]
 
 
-def ends(account: Account) -> str:
+def ends(pool: Pool) -> str:
     """When the machines end by themselves, at the latest."""
-    parts = []
+    now, account, parts = time.time(), pool.account, []
     if account.expires_at is not None:
-        left = account.expires_at - time.time()
-        parts.append(f"in {short_age(left)}" if left > 0 else "any moment")
-    if account.lease_s is not None:
-        parts.append(f"{short_age(account.lease_s)} after its client")
+        parts.append(_moment(account.expires_at - now))
+    lease_left_s = pool.lease_left_s(now)
+    if lease_left_s is not None and pool.state == "running":
+        parts.append(f"{short_age(lease_left_s)} after its client")
+    elif lease_left_s is not None:
+        parts.append(f"{_moment(lease_left_s)} by its lease")
     return ", or ".join(parts) or "never"
+
+
+def _moment(left_s: float) -> str:
+    return f"in {short_age(left_s)}" if left_s >= 1 else "any moment"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _client(pool: Pool) -> str:

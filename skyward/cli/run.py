@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,10 +95,16 @@ class _RunCommand(click.Command):
 @click.option("-k", "keyword", metavar="EXPR", help="Only tasks whose names match: 'fold and not slow'.")
 @click.option("-x", "--exitfirst", "maxfail", flag_value=1, type=int, help="Stop at the first failure.")
 @click.option("--maxfail", "maxfail", type=click.IntRange(min=1), metavar="N", help="Stop after N failures.")
+@click.option("--lf", "--last-failed", "last_failed", flag_value="only", help="Only tasks that failed last.")
+@click.option(
+    "--ff", "--failed-first", "last_failed", flag_value="first", help="First the tasks that failed last."
+)
 @click.option("--co", "--collect-only", "collect_only", is_flag=True, help="Only list the tasks.")
 @click.option(
     "--durations", type=click.IntRange(min=0), metavar="N", help="Show the N slowest tasks; 0 is all."
 )
+@click.option("--junitxml", metavar="FILE", help="Write a report for continuous integration.")
+@click.option("--report-log", metavar="FILE", help="Write every event, as it comes, as a line of JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 @click.option("--dry-run", is_flag=True, help="Show what would be rented, and start nothing.")
 @click.option("--yes", "-y", "is_agreed", is_flag=True, help="Spend without asking.")
@@ -144,11 +151,38 @@ def run(
     session.check_credentials(plan)
     if not is_agreed and plan.usd_per_hour != 0:
         _agree(session, plan, shell, given)
-    return _execute(session, plan, shell, durations)
+    return _execute(session, plan, shell, durations, given["junitxml"])
 
 
-def _execute(session: Session, plan: Plan, shell: Shell, durations: int | None) -> int:
+@contextmanager
+def _junit(session: Session, shell: Shell, file: str | None) -> Iterator[None]:
+    """The report that was asked for, as a plugin for as long as the run lasts."""
+    if file is None:
+        yield
+        return
+    from pathlib import Path
+
+    from skyward.builtin.junit import JUnitReport
+
+    location = session.target.location if session.target else ""
+    report = JUnitReport(
+        Path(file),
+        location=location,
+        label=session.label,
+        items=lambda: [item.id for item in session.items],
+    )
+    plugins = shell.plugins()
+    plugins.register(report, "junit")
+    try:
+        yield
+    finally:
+        plugins.unregister(report)
+
+
+def _execute(session: Session, plan: Plan, shell: Shell, durations: int | None, junitxml: str | None) -> int:
     from skyward.builtin import terminal
+
+    header = _header(session, plan, shell)
 
     display = terminal.Display(
         session.config.defaults.get("display", "auto"),
@@ -156,15 +190,18 @@ def _execute(session: Session, plan: Plan, shell: Shell, durations: int | None) 
         color=console.has_color(sys.stderr),
         durations=durations,
         label=session.label,
+        redact=session.hide_secrets,
     )
-    with terminal.shown(display):
-        return session.execute(plan, header=_header(session, plan, shell))
+    with _junit(session, shell, junitxml), terminal.shown(display):
+        return session.execute(plan, header=header)
 
 
 # -- what was asked ------------------------------------------------------------------------------------------------
 
 
 def _request(shell: Shell, target: str, words: Sequence[str], given: Mapping[str, Any]) -> Request:
+    from pathlib import Path
+
     from skyward.session.collect import Wishes, read_rows
     from skyward.session.session import Request
 
@@ -176,6 +213,8 @@ def _request(shell: Shell, target: str, words: Sequence[str], given: Mapping[str
         pool=_pool_arguments(shell, given),
         keyword=given["keyword"] or "",
         maxfail=given["maxfail"] or 0,
+        last_failed=given["last_failed"] or "",
+        report_log=None if given["report_log"] is None else Path(given["report_log"]),
         as_json=given["as_json"],
     )
 
@@ -298,7 +337,8 @@ def _environment_line(environment: Mapping[str, Any]) -> str:
     if code is None:
         parts.append("code stays where it is")
     else:
-        parts.append(f"code {_size(code['bytes'])} ({code['files']} files of {code['directory']})")
+        files = "1 file" if code["files"] == 1 else f"{code['files']} files"
+        parts.append(f"code {_size(code['bytes'])} ({files} of {code['directory']})")
         parts += [f"left here: {', '.join(code['left_here'])}"] if code["left_here"] else []
     return f"env   {' · '.join(parts)}"
 
@@ -344,9 +384,13 @@ def _price(plan: Plan, bound: Bound) -> str:
 
 
 def _machines(plan: Plan) -> str:
-    """`2x verda 1A100.80S.22V FIN-01 spot`."""
+    """`2x verda 1A100.80S.22V FIN-01 spot`, `2x ssh gpu1, gpu2`."""
     assert plan.chosen is not None
     offer = plan.chosen
+    own = dict.fromkeys(one.instance_type for one in plan.ranked if one.provider == offer.provider)
+    if offer.usd_per_hour == 0 and min(plan.nodes, len(own)) > 1:  # machines one has are one of a kind
+        names, more = list(own)[: plan.nodes], f" and {plan.nodes - 4} more" if plan.nodes > 4 else ""
+        return f"{plan.nodes}x {offer.provider} {', '.join(names[:4])}{more}"
     words = [offer.provider, offer.instance_type, offer.zone or offer.region]
     if offer.usd_per_hour != 0:
         words.append(offer.pricing)
@@ -371,7 +415,7 @@ def _header(session: Session, plan: Plan, shell: Shell) -> tuple[str, ...]:
     rate = plan.usd_per_hour
     price = "price unknown" if rate is None else f"{format_usd(rate)}/h" if rate else "costs nothing"
     lines.append(f"plan: {_machines(plan)}, {price}")
-    return tuple(lines)
+    return (*lines, *session.notes)
 
 
 def _near(file: Any) -> str:

@@ -36,11 +36,14 @@ def core_steps(
     has_user_data: bool,
     lifetime_s: float | None,
     lease_s: float | None,
+    is_armed: bool = False,
+    has_booted: bool = False,
 ) -> list[Step]:
     """What to do on a machine once it can be reached, in order.
 
     `has_user_data` says that it was launched with what `userdata.render` gives: then its switch is looked for, else
-    it is armed now. Where neither lifetime nor lease is wished for there is no switch.
+    it is armed now. Where neither lifetime nor lease is wished for there is no switch. What the machine said itself when
+    it was met (`is_armed`, `has_booted`) is not asked again.
 
     Disks are those of `instance.details["volumes"]`, which the provider filled when it attached them: id -> path, or
     id -> {"path": ..., "device": "/dev/sdf"} where only the device tells. `details["s3_endpoint"]` is another S3.
@@ -48,8 +51,10 @@ def core_steps(
     Raises:
         BootstrapError: a volume was asked for that the provider did not attach.
     """
-    steps = [Step(name="cloud-init", script=_CLOUD_INIT, order=0, timeout_s=CLOUD_INIT_S + 30)]
-    if lifetime_s is not None or lease_s is not None:
+    steps = []
+    if not has_booted:
+        steps.append(Step(name="cloud-init", script=_CLOUD_INIT, order=0, timeout_s=CLOUD_INIT_S + 30))
+    if (lifetime_s is not None or lease_s is not None) and not (has_user_data and is_armed):
         steps.append(_switch(instance, has_user_data, lifetime_s, lease_s))
     steps += _disks(instance, [one for one in volumes if isinstance(one, Volume)])
     steps += _buckets(instance, volumes, "open")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skyward.cloud.order import FleetOrder
 from skyward.cloud.partitions import partitioning, worker_env
 from skyward.cloud.project import own_paths
 from skyward.contracts.provider import Provider
@@ -26,7 +27,6 @@ from skyward.remote.link import Link, WorkerSettings
 from skyward.remote.probe import Probe
 
 if TYPE_CHECKING:
-    from skyward.cloud.fleet import FleetOrder
     from skyward.remote.bundle import Archive
 
 HEAD_PORT = 29500

@@ -24,6 +24,8 @@ from skyward.cloud.account import Account
 from skyward.errors import JournalError
 
 POOLS = "pools"
+_PASSING = frozenset({"ready"})
+"""Events that no debt depends on: they are with the system when they are written, and nobody waits for the disk."""
 CLOSED = "closed"
 ROOM = 64 * 1024
 """Bytes that are reserved on the disk with the first line, so that the end of a pool can still be written down when
@@ -133,7 +135,8 @@ class Journal:
         done = os.write(self._fd, data)
         if done != len(data):  # cut short; what follows must not be glued to it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(self._fd)
+        if event["event"] not in _PASSING:
+            os.fsync(self._fd)
 
     def _create(self) -> None:
         assert self.path is not None

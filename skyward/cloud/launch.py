@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +40,8 @@ from skyward.model.requirements import Requirements
 from skyward.model.volume import S3Volume, Volume
 from skyward.plugins import Plugins
 
+_log = logging.getLogger("skyward.cloud")
+
 REPEATS = (0.2, 1.0, 3.0)
 """Pauses before a launch that was not answered is asked for again, seconds."""
 LISTED_S = 10.0
@@ -48,6 +52,8 @@ MINIMUM_BILLED_S = 60.0
 """What a machine costs at least: EC2 bills a minute, https://aws.amazon.com/ec2/pricing/on-demand/ (2026-11-20)."""
 EVER = 4
 """Machines a pool may launch in its life, for each node it was asked for."""
+MOST_HINTS = 6
+"""Hints of an error that tells of many offers."""
 MAX_TOKEN = 64
 """Characters of a token: EC2's ClientToken, API reference of RunInstances (2026-11-20)."""
 
@@ -122,9 +128,12 @@ class Launcher:
             is_verifiable=is_billed,
         )
         try:
-            if is_billed and self._reaper is not None:
-                self._reaper.ensure()
             request = self._request(offer, count, alternatives, provider, token, lifetime_s, expires)
+            if is_billed and self._reaper is not None:
+                threading.Thread(
+                    target=_warm_up, args=(provider, request), name="skyward-warm-up", daemon=True
+                ).start()
+                self._reaper.ensure()
             self._check_wanted()
         except BaseException:
             self._journal.record("refused", token=token, error="it was never asked for")
@@ -267,6 +276,13 @@ class Backoff:
 # -- decisions -----------------------------------------------------------------------------------------------------
 
 
+def _warm_up(provider: Provider, request: LaunchRequest) -> None:
+    try:
+        provider.warm_up(request)
+    except Exception:  # whatever it is, the launch meets it again, and says it
+        _log.debug("%s: getting ready for a launch", provider.name, exc_info=True)
+
+
 def over_limit(
     account: Account, wish: Requirements, offer: Offer, count: int, *, most: int, now: float
 ) -> GuardError | ProviderError | None:
@@ -320,18 +336,14 @@ def is_ruled_out(offer: Offer, failures: Iterable[Failure]) -> bool:
 
 
 def _covers(error: ProviderError, failed: Offer, offer: Offer) -> bool:
-    """Bad credentials cover a provider, a quota what it says it covers or else everything there; other refusals the
-    offers that were asked for."""
+    """What an error says that it `covers`; else bad credentials and quotas cover a provider, other refusals the offers
+    that were asked for."""
     if offer is failed or offer in getattr(error, "tried", ()):
         return True
     if offer.provider != failed.provider:
         return False
-    if isinstance(error, CredentialsError):
-        return True
     covers = getattr(error, "covers", None)
-    if isinstance(error, QuotaError):
-        return True if covers is None else bool(covers(offer))
-    return False
+    return bool(covers(offer)) if covers is not None else isinstance(error, CredentialsError | QuotaError)
 
 
 def no_machines(failures: Sequence[Failure], launched: int, needed: int) -> ProviderError:
@@ -342,23 +354,43 @@ def no_machines(failures: Sequence[Failure], launched: int, needed: int) -> Prov
         )
     if len({str(error) for _, error in failures}) == 1 and not launched:
         return failures[0][1]
-    facts = [f"{words(offer)}: {error}" for offer, error in failures]
     kinds = {type(error) for _, error in failures}
     kind = kinds.pop() if len(kinds) == 1 else CapacityError
     hints = dict.fromkeys(hint for _, error in failures for hint in error.hints)
     return kind(
         f"{launched} of {needed} machines could be had",
-        facts=facts,
-        hints=hints,
+        facts=_tried(failures),
+        hints=list(hints)[:MOST_HINTS],
         launched=launched,
         needed=needed,
     )
 
 
+def _tried(failures: Iterable[Failure]) -> list[str]:
+    """Every offer and its reason. What one machine was refused for in many places is one line."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for offer, error in failures:
+        places.setdefault((_sold(offer), because(error)), []).append(_where(offer))
+    return [f"{sold} in {', '.join(dict.fromkeys(where))}: {why}" for (sold, why), where in places.items()]
+
+
+def because(error: ProviderError) -> str:
+    """Why an offer was refused; without who was asked for what, where the provider told that apart."""
+    return str(getattr(error, "reason", None) or error.message)
+
+
 def words(offer: Offer) -> str:
     """An offer as messages name it."""
+    return f"{_sold(offer)} in {_where(offer)}"
+
+
+def _sold(offer: Offer) -> str:
     sold = "" if offer.pricing == "on-demand" else f" {offer.pricing}"
-    return f"{offer.provider} {offer.instance_type}{sold} in {offer.zone or offer.region}"
+    return f"{offer.provider} {offer.instance_type}{sold}"
+
+
+def _where(offer: Offer) -> str:
+    return offer.zone or offer.region
 
 
 def token_of(pool: str, number: int) -> str:

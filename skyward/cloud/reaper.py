@@ -29,6 +29,8 @@ READY_S = 20.0
 LOOK_S = 2.0
 """How often it is looked whether the client still lives, whatever the pipe says: a child that the client forked in
 its own way may hold it open. Seconds."""
+SEEN = "client-alive"
+"""A file beside the keys of a pool, as old as the last sign of life of its client."""
 FINISH = b"finish\n"
 GOODBYE = b"goodbye\n"
 
@@ -164,6 +166,26 @@ def log_of(journal: Path) -> Path:
     return place_of(journal) / "reaper.log"
 
 
+def note_life(journal: Path) -> None:
+    """The client lives now: from here on the lease of its machines runs out, should it die."""
+    with contextlib.suppress(OSError):
+        seen = os.open(
+            place_of(journal) / SEEN, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.utime(seen)
+        finally:
+            os.close(seen)
+
+
+def last_life(journal: Path) -> float | None:
+    """When the client of a pool was last known to live, in seconds of the epoch; None where nobody noted it."""
+    for path in (place_of(journal) / SEEN, journal):
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+    return None
+
+
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
@@ -195,10 +217,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _await_end(journal: Journal) -> bytes:
-    """What the client said last; b"" where it just died."""
+    """What the client said last; b"" where it just died. Until then the time is kept at which it was last alive."""
+    assert journal.path is not None
     client = journal.account.client
     said = b""
     while True:
+        note_life(journal.path)
         readable, _, _ = select.select([0], [], [], LOOK_S)
         if readable:
             data = os.read(0, 4096)

@@ -43,9 +43,9 @@ def last(offers: Sequence[Offer]) -> tuple[Offer, ...]:
     return tuple(sorted(offers, key=lambda offer: key(offer) in refused)) if refused else tuple(offers)
 
 
-def recent(now: float) -> set[Key]:
-    """What was refused a while ago."""
-    found: set[Key] = set()
+def recent(now: float) -> dict[Key, float]:
+    """What was refused a while ago, and when for the last time, in seconds of the epoch."""
+    found: dict[Key, float] = {}
     try:
         lines = _path().read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -54,7 +54,7 @@ def recent(now: float) -> set[Key]:
         try:
             at, provider, region, zone, instance_type, pricing = json.loads(line)
             if 0 <= now - float(at) < REMEMBERED_S:
-                found.add((provider, region, zone, instance_type, pricing))
+                found[(provider, region, zone, instance_type, pricing)] = float(at)
         except (ValueError, TypeError):
             continue
     return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from skyward.cloud import journal as journals
 from skyward.cloud.account import Account, Desk
 from skyward.cloud.desks import Registered, config_fields, make, reason
+from skyward.cloud.reaper import last_life
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, JournalError, SkywardError
 from skyward.model.instance import Instance, InstanceState
@@ -49,6 +50,15 @@ class Pool:
     @property
     def words(self) -> str:
         return _WORDS[self.state]
+
+    def lease_left_s(self, now: float) -> float | None:
+        """How long its machines go on without a word from their client; None is for ever. A client that lives renews
+        the lease all the time, so that all of it is left."""
+        lease_s = self.account.lease_s
+        if lease_s is None or self.state == "running":
+            return lease_s
+        heard_at = last_life(self.path)
+        return lease_s if heard_at is None else max(0.0, min(lease_s, heard_at + lease_s - now))
 
 
 def pools(place: Path | None = None) -> list[Pool]:

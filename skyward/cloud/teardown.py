@@ -36,6 +36,8 @@ LONGEST_PAUSE_S = 5.0
 LONGEST_TROUBLE_S = 60.0
 AGAIN_S = 10.0
 """A machine that still runs so long after it was told to end is told again, seconds."""
+STUCK_S = 60.0
+"""The same for one that is shutting down, and should be through, seconds."""
 
 Gone = Callable[[Sequence[str]], None]
 Wants = Callable[[Instance], bool]
@@ -217,9 +219,7 @@ class _Ending:
     def _tell(self, provider: Provider) -> None:
         now = time.monotonic()
         ids = [
-            one.id
-            for one in self._owed
-            if one.id not in self._ending and now - self._told_at.get(one.id, -math.inf) > AGAIN_S
+            one.id for one in self._owed if now - self._told_at.get(one.id, -math.inf) > self._again_s(one)
         ]
         if not ids:
             return
@@ -229,6 +229,9 @@ class _Ending:
             )
         provider.terminate(ids)
         self._told_at.update(dict.fromkeys(ids, now))
+
+    def _again_s(self, machine: Machine) -> float:
+        return STUCK_S if machine.id in self._ending else AGAIN_S
 
     def _judge(self, shown: dict[str, Instance]) -> None:
         """What this answer says of each machine, and of each launch that nobody answered."""

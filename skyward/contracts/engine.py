@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from skyward.model.event import Event
@@ -75,6 +76,13 @@ class Engine(ABC):
 
     def abandon(self, node: int) -> None:  # noqa: B027 - for engines whose nodes cannot be taken away
         """No machine takes the place of a lost node any more: tasks that are pinned to its workers are lost."""
+
+    def save_logs(
+        self, directory: Path, *, room: int, deadline_s: float, redact: Callable[[str], str] = str
+    ) -> list[Path]:
+        """Writes all that the workers have printed to files in `directory`: at most `room` bytes, the last of each
+        worker, with secrets taken out. Called before `stop`; gives the files. For engines that keep no logs: none."""
+        return []
 
     @abstractmethod
     def stop(self) -> None:

@@ -84,6 +84,11 @@ class Provider(ABC):
             AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing.
         """
 
+    def warm_up(self, request: LaunchRequest) -> None:  # noqa: B027 - most clouds have nothing to do
+        """Does of a launch what comes before machines are asked for: looks things up, and makes what is `release`d with
+        the pool. Called with the request of the launch that follows, in another thread, while other things are made
+        ready. Rents nothing; what goes wrong is `launch`'s to tell."""
+
     @abstractmethod
     def instances(self, pool: str | None) -> Sequence[Instance]:
         """The machines of one pool, as the cloud sees them now; every page.

@@ -116,13 +116,34 @@ class TaskFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOutput(Event):
-    """What a task printed; `text` is whole lines where possible, control sequences removed."""
+    """What a task printed; `text` is whole lines where possible, control sequences removed.
+
+    A task that prints very much is cut off: the last event then says so in words, and `dropped` in bytes.
+    """
 
     task: str
     index: int
     node: int
     stream: str
     text: str
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStalled(Event):
+    """The worker of a running task does nothing: for `idle_s` seconds it has neither computed nor printed anything.
+
+    That may be right (it sleeps, it waits for somebody) or not (it hangs). `is_stopped`: a signal has stopped it.
+    Told again each time the silence is twice as long.
+    """
+
+    task: str
+    index: int
+    node: int
+    pid: int
+    """Of the worker, on its node."""
+    idle_s: float
+    is_stopped: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,24 +9,20 @@ been attached for `linger_s` seconds.
 
 from __future__ import annotations
 
-import collections
-import json
 import math
 import os
 import select
-import shutil
-import signal
-import socket
 import struct
 import sys
 import time
 
 from skyward.remote import wire
-from skyward.remote.slot import Chunk, Slot, widen
+from skyward.remote.lean import OrderedDict, deque, from_json, signal, socket, to_json
+from skyward.remote.slot import Chunk, Slot, adopt_orphans, widen
+from skyward.remote.unpack import check, unpack
 
-TYPE_CHECKING = False  # see `wire`
+TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    import zipfile
     from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 OUTPUT_CAP = 1 << 20
@@ -34,6 +30,15 @@ OUTPUT_CAP = 1 << 20
 ANSWER_EVERY_S = 1.0
 """How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
+"""How much of what tasks print is kept until the run ends, bytes."""
+ARCHIVES_KEPT = 1 << 30
+"""Archives that are kept for later runs, bytes; the longest unused go first."""
+UNUSED_S = 30 * 86400
+"""An archive nobody asked for this long is removed at the end of a run."""
+YOUNG_S = 3600
+"""What looks like the directory of a dead agent may be that of one that is just starting, seconds."""
+HELD = "archives"
+"""In the directory of a run: the archives that it uses or may be about to, one a line."""
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -44,20 +49,30 @@ STARVED_S = 0.002
 STEAL_AFTER_S = 0.05
 """A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
 MAX_START_FAILURES = 3
+BOOTED = "/run/cloud-init/result.json"
+"""Written when cloud-init is done: its doc/status.txt, by https://github.com/canonical/cloud-init/issues/2416 (read
+2026-11-30)."""
 NOTICE_S = 1.0
 """How often it is looked whether the cloud has announced the end of this machine, seconds."""
+STALL_LOOK_S = 1.0
+STOPPED_S = 3.0
+"""A worker that has been stopped by a signal this long is told of, seconds."""
 
 
 # -- the command that SSH runs -------------------------------------------------------------------------------
 
 
-def start(settings: Dict[str, Any]) -> None:
-    """Attaches standard input and output to the agent of this session, starting it first if need be."""
+def start(text: str, modules: bytes) -> None:
+    """Attaches standard input and output to the agent of this session, starting it first if need be.
+
+    `text` is its settings as JSON; `modules` what this module was made of, for workers.
+    """
+    settings = dict(from_json(text), modules=modules)
     directory = choose_directory(settings.get("directory"))
     run_directory = os.path.join(directory, "runs", settings["session"])
     link = _connect(run_directory)
     if link is None:
-        shutil.rmtree(run_directory, ignore_errors=True)
+        _remove(run_directory)
         os.makedirs(run_directory, mode=0o700)
         listener = socket.socket(socket.AF_UNIX)
         _in(run_directory, lambda: listener.bind("agent.sock"))
@@ -155,7 +170,7 @@ class Client:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self.decoder = wire.Decoder()
-        self.out: Deque[memoryview] = collections.deque()
+        self.out: Deque[memoryview] = deque()
         self.out_size = 0
         self.is_writing = False
         for descriptor in (read_fd, write_fd):
@@ -246,6 +261,7 @@ class Agent:
         os.makedirs(self.archives, mode=0o700, exist_ok=True)
         self.identity = os.urandom(8).hex()
         self.linger_s = float(settings.get("linger_s", 60.0))
+        self.stalled_s = float(settings.get("stalled_s", math.inf))
         self.listener = listener
         self.scratch = memoryview(bytearray(1 << 18))
         """What is read lands here or where it belongs: new memory for every read would cost more than the reading."""
@@ -253,14 +269,15 @@ class Agent:
         self.client: Optional[Client] = None
         self.detached_at = time.monotonic()
         self.slots: List[Slot] = []
-        self.queue: Deque[Chunk] = collections.deque()
+        self.queue: Deque[Chunk] = deque()
         self.waiting: List[Chunk] = []
         self.sequence = 0
-        self.outbox: Deque[Tuple[int, bytes, bytes]] = collections.deque()
-        self.fetches: collections.OrderedDict[str, Tuple[Any, int, int]] = collections.OrderedDict()
+        self.outbox: Deque[Tuple[int, bytes, bytes]] = deque()
+        self.fetches: OrderedDict[str, Tuple[Any, int, int]] = OrderedDict()
         self.receiving: Dict[str, Tuple[Any, int]] = {}
         self.have: Set[str] = set()
         self.printed: Dict[int, int] = {}
+        self.unsent: Dict[int, int] = {}
         self.logged = 0
         self.configuration: Optional[Dict[str, Any]] = None
         self.is_ready = False
@@ -271,6 +288,8 @@ class Agent:
         self.renewals = 0
         self.notice_at = 0.0
         self.noticed = b""
+        self.looked_at = time.monotonic()
+        self.activities: Dict[int, Activity] = {}
 
     def _make(self, name: str) -> str:
         path = os.path.join(self.run_directory, name)
@@ -279,7 +298,7 @@ class Agent:
 
     def serve(self) -> None:
         """Runs until the client says farewell or has been gone for too long."""
-        _adopt_orphans()
+        adopt_orphans()
         self.poller.watch(self.listener, self._on_listener)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         woken_read, woken_write = os.pipe()
@@ -319,7 +338,7 @@ class Agent:
     # -- the client --
 
     def _on_listener(self) -> None:
-        link, _ = self.listener.accept()
+        link = socket.socket(fileno=self.listener._accept()[0])  # type: ignore[attr-defined]  # all of them have it
         link.settimeout(5)
         try:
             _, ancillary, _, _ = link.recvmsg(1, socket.CMSG_SPACE(8))
@@ -334,10 +353,14 @@ class Agent:
         self._say(wire.HELLO, self._hello())
 
     def _hello(self) -> Dict[str, Any]:
+        archives = [name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")]
+        if self.configuration is None:
+            self._hold(archives)
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
-            archives=[name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")],
+            archives=archives,
             have=sorted(self.have), configured=self.configuration is not None,
+            is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
 
     def _on_client(self) -> None:
@@ -527,7 +550,8 @@ class Agent:
             self._say(wire.NOTICE, {"what": "no-such-value", "name": name, "error": str(error)})
             return
         total = header.get("total", os.fstat(file.fileno()).st_size)
-        self.fetches[name] = (file, header.get("offset", 0), total)
+        offset = max(0, total - header["last"]) if "last" in header else header.get("offset", 0)
+        self.fetches[name] = (file, offset, total)
 
     def _serve_fetches(self) -> None:
         """Queues further pieces of what the client fetches, a few at a time and in turn."""
@@ -571,8 +595,9 @@ class Agent:
                 os.rename(os.path.join(self.blobs, one["digest"]), path)
             if not os.path.exists(path):
                 return
+        self._hold([one["digest"] for one in wanted["archives"]], touch=True)
         try:
-            places = {one["role"]: self._unpack(one) for one in wanted["archives"]}
+            places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
         except (OSError, ValueError) as error:
             self._say(
@@ -580,37 +605,32 @@ class Agent:
             )
             self.configuration = None
 
-    def _unpack(self, one: Dict[str, Any]) -> str:
-        """Where an archive lies unpacked: shared for our own runtime, private to this run for the user's project."""
+    def _place(self, one: Dict[str, Any]) -> str:
+        """Where an archive lies unpacked: private to this run for the user's project; shared for our own runtime, which
+        the first worker that gets a task unpacks."""
         source = os.path.join(self.archives, one["digest"] + ".zip")
-        if _digest(source) != one["digest"]:
-            os.unlink(source)
-            raise ValueError("archive %s is damaged" % one["digest"][:12])
-        shared = one["role"] == "runtime"
-        target = (
-            os.path.join(self.archives, one["digest"])
-            if shared
-            else os.path.join(self.run_directory, one["role"])
-        )
-        if os.path.isdir(target):
-            return target
-        temporary = target + ".tmp%d" % os.getpid()
-        import zipfile  # takes long, and an agent that is met again needs none
-
-        try:
-            with zipfile.ZipFile(source) as archive:
-                for member in archive.infolist():
-                    _extract(archive, member, temporary)
-        except zipfile.BadZipFile as error:
-            raise ValueError(str(error)) from error
-        os.makedirs(temporary, exist_ok=True)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not os.path.isdir(target):
-                raise
+        target = os.path.join(self.archives, one["digest"])
+        if one["role"] != "runtime":
+            target = os.path.join(self.run_directory, one["role"])
+        if not os.path.isdir(target):
+            check(source, one["digest"])
+        if one["role"] != "runtime":
+            unpack(source, target)
         return target
+
+    def _hold(self, archives: List[str], touch: bool = False) -> None:
+        """Says that these may not be removed, and, as they are used now, when they were used last."""
+        try:
+            with open(os.path.join(self.run_directory, HELD), "w") as file:
+                file.write("\n".join(archives))
+        except OSError:
+            pass  # a disk that is full is told of by whoever needs room on it
+        for name in archives if touch else ():
+            for path in (name + ".zip", name):
+                try:
+                    os.utime(os.path.join(self.archives, path))
+                except OSError:
+                    pass  # a project is unpacked elsewhere, and a disk that cannot be written is good to read
 
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
         environment = dict(os.environ)
@@ -619,14 +639,20 @@ class Agent:
         path = search_path(places, wanted["sys_path"], cwd)
         settings = {
             "sys_path": path,
+            "runtime": places.get("runtime"),
             "blobs": self.blobs,
             "spool": self.spool,
             "result_cap": wanted.get("result_cap"),
         }
+        modules = os.path.join(self.run_directory, "modules")
+        with open(modules, "wb") as file:
+            file.write(self.settings["modules"])
         for worker, extra in enumerate(wanted["workers"]):
             for _ in range(wanted["concurrency"]):
                 env = dict(environment, **extra)
-                spawn = {"python": wanted["python"], "env": env, "cwd": cwd, "settings": settings}
+                spawn = {
+                    "python": wanted["python"], "modules": modules, "env": env, "cwd": cwd, "settings": settings
+                }  # fmt: skip
                 slot = Slot(len(self.slots), worker, spawn, self._watch, self._unwatch)
                 self.slots.append(slot)
                 self._spawn(slot)
@@ -709,7 +735,7 @@ class Agent:
         for one in [*self.queue, *self.waiting]:
             if one.id in chunks:
                 tasks += one.unstarted
-        self.queue = collections.deque(one for one in self.queue if one.id not in chunks)
+        self.queue = deque(one for one in self.queue if one.id not in chunks)
         self.waiting = [one for one in self.waiting if one.id not in chunks]
         for slot in self.slots:
             if slot.chunk is not None and slot.chunk.id in chunks:
@@ -787,16 +813,21 @@ class Agent:
                     file.write(data)
             except OSError:
                 self.logged = LOG_CAP
-        before = self.printed.get(task, 0)
-        self.printed[task] = before + len(data)
-        room = max(0, OUTPUT_CAP - before)
-        if room and (self.client is not None and self.client.out_size < 4 * OUTPUT_CAP):
+        sent = self.printed.get(task, 0)
+        is_heard = self.client is not None and self.client.out_size < 4 * OUTPUT_CAP
+        room = max(0, OUTPUT_CAP - sent) if is_heard else 0
+        if room:
             self._say(wire.OUTPUT, {"task": task, "slot": slot.index, "stream": stream}, data[:room])
+        self.printed[task] = sent + min(room, len(data))
+        if len(data) > room:
+            self.unsent[task] = self.unsent.get(task, 0) + len(data) - room
 
     def _end_of_output(self, task: int) -> None:
-        count = self.printed.pop(task, 0)
-        if count > OUTPUT_CAP:
-            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count - OUTPUT_CAP})
+        if self.printed:
+            self.printed.pop(task, None)
+        count = self.unsent.pop(task, 0) if self.unsent else 0
+        if count:
+            self._say(wire.OUTPUT, {"task": task, "slot": -1, "stream": "err", "dropped": count})
 
     def _bury_the_dead(self) -> None:
         for slot in self.slots:
@@ -819,7 +850,7 @@ class Agent:
         if rest is not None:
             self.queue.appendleft(rest)
         if victim is not None:
-            body = json.dumps(dict(story, tail=tail)).encode()
+            body = to_json(dict(story, tail=tail)).encode()
             self._end_of_output(victim)
             self._results(wire.RECORD.pack(len(body), victim, wire.RECORD_DEATH, 0.0) + body)
         slot.failures = slot.failures + 1 if was_starting else 0
@@ -838,7 +869,7 @@ class Agent:
         if all(one.state == "dead" for one in self.slots):
             for chunk in [*self.queue, *self.waiting]:
                 for task in chunk.unstarted:
-                    body = json.dumps(dict(story, tail=tail, reason="worker-cannot-start")).encode()
+                    body = to_json(dict(story, tail=tail, reason="worker-cannot-start")).encode()
                     self._results(wire.RECORD.pack(len(body), task, wire.RECORD_DEATH, 0.0) + body)
             self.queue.clear()
             self.waiting = []
@@ -858,10 +889,37 @@ class Agent:
         if self.settings.get("notice") and now - self.notice_at >= NOTICE_S:
             self.notice_at = now
             self._look_for_notice(self.settings["notice"])
+        if now - self.looked_at >= STALL_LOOK_S:
+            self.looked_at = now
+            self._look_for_stalls(now)
         if self.client is None and now - self.detached_at > self.linger_s:
             self.is_ending = True
         if not os.path.exists(self.run_directory):
             self.is_ending = True
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Tells of workers that run a task and do nothing at all: nobody else can see that they hang."""
+        busy = {slot.index: (slot, slot.next) for slot in self.slots if slot.state == "busy"}
+        self.activities = {index: one for index, one in self.activities.items() if index in busy}
+        for index, (slot, task) in busy.items():
+            state, ticks = activity_of(slot.pid)
+            if task is None or not state:
+                self.activities.pop(index, None)
+                continue
+            seen = (task, slot.pid, ticks, self.printed.get(task, 0) + self.unsent.get(task, 0))
+            activity = self.activities.get(index)
+            if activity is None or activity.seen != seen:
+                activity = self.activities[index] = Activity(seen, now, now + self.stalled_s)
+            is_stopped = state in "Tt"
+            if is_stopped and not activity.is_stopped:
+                activity.is_stopped, activity.tell_at = True, now + STOPPED_S
+            if now >= activity.tell_at:
+                idle = now - activity.since
+                activity.tell_at = now + max(2 * idle, self.stalled_s)
+                self._say(
+                    wire.NOTICE,
+                    {"what": "stalled", "task": task, "slot": index, "pid": slot.pid, "for_s": idle, "stopped": is_stopped},
+                )  # fmt: skip
 
     def _renew_lease(self) -> None:
         """Tells the switch that ends this machine that the client has been heard; what counts is that the text changes."""
@@ -882,7 +940,7 @@ class Agent:
         try:
             with open(path, "rb") as file:
                 text = file.read(65536)
-            notice = json.loads(text.decode())
+            notice = from_json(text.decode())
         except (OSError, ValueError):
             return
         if self.client is not None and text != self.noticed and isinstance(notice, dict):
@@ -923,12 +981,40 @@ class Agent:
                 else:
                     time.sleep(0.002)
         _end_orphans(set())
-        shutil.rmtree(self.run_directory, ignore_errors=True)
+        _remove(self.run_directory)
         while self.client is not None and self.client.out and time.monotonic() < deadline:
             if not self.client.flush():
                 break
             time.sleep(0.002)
         self._detach()
+        prune(self.directory)
+
+
+class Activity:
+    """What a busy worker was seen to have done so far, since when it is no more, and when that is to be told."""
+
+    __slots__ = ("is_stopped", "seen", "since", "tell_at")
+
+    def __init__(self, seen: Tuple[int, int, int, int], since: float, tell_at: float) -> None:
+        self.seen = seen
+        self.since = since
+        self.tell_at = tell_at
+        self.is_stopped = False
+
+
+def activity_of(pid: int, depth: int = 4) -> Tuple[str, int]:
+    """The state of a process as /proc names it (`T` is stopped), and the processor time that it and what it has started
+    have used, in ticks."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+        state, ticks = fields[0], sum(map(int, fields[11:15]))
+        for thread in os.listdir("/proc/%d/task" % pid)[:64] if depth else ():
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
+                ticks += sum(activity_of(int(child), depth - 1)[1] for child in file.read().split())
+        return state, ticks
+    except (OSError, IndexError, ValueError):
+        return "", 0
 
 
 def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str]:
@@ -941,6 +1027,94 @@ def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str
     shared = [places[role] for role in ("project", "runtime") if role in places]
     path = own + shared + [place for place in wanted if os.path.isabs(place)]
     return list(dict.fromkeys(path))
+
+
+# -- what earlier runs have left ---------------------------------------------------------------------------------
+
+
+def prune(directory: str) -> None:
+    """Removes the archives nobody has used for long, or that take too much room, and what dead agents have left.
+
+    What a living agent holds stays. Nothing depends on what goes: it is sent again when it is needed. Times are those of
+    the files, the present one, too.
+    """
+    archives, runs = os.path.join(directory, "archives"), os.path.join(directory, "runs")
+    try:
+        os.utime(archives)
+    except OSError:
+        return
+    now, room, found = _used_at(archives), ARCHIVES_KEPT, []
+    for used_at, path in sorted(((_used_at(path), path) for path in _inside(archives)), reverse=True):
+        room -= _weight(path)
+        if room < 0 or now - used_at > UNUSED_S:
+            found.append(path)
+    held: Set[str] = set()
+    for path in _inside(runs) if found else ():
+        held.update(_held_by(path))
+    for path in found:
+        if os.path.basename(path)[:64] not in held:
+            _discard(path)
+    for path in _inside(runs):
+        if now - _used_at(path) > YOUNG_S and _is_abandoned(path):
+            _discard(path)
+
+
+def _held_by(run_directory: str) -> List[str]:
+    """The archives that the agent of a run holds; none if it is dead."""
+    try:
+        with open(os.path.join(run_directory, HELD)) as file:
+            names = file.read().split()
+    except OSError:
+        return []
+    return [] if _is_abandoned(run_directory) else names
+
+
+def _inside(directory: str) -> List[str]:
+    try:
+        return [os.path.join(directory, name) for name in os.listdir(directory)]
+    except OSError:
+        return []
+
+
+def _used_at(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return math.inf  # somebody else has removed it
+
+
+def _weight(path: str) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    try:
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+        return sum(
+            os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names
+        )
+    except OSError:
+        return 0
+
+
+def _is_abandoned(run_directory: str) -> bool:
+    """Whether no agent listens there any more."""
+    link = _connect(run_directory)
+    if link is None:
+        return True
+    link.close()
+    return False
+
+
+def _discard(path: str) -> None:
+    """A directory under another name first: what is half removed must not be taken for the whole."""
+    if not os.path.isdir(path):
+        _unlink(path)
+        return
+    gone = path + ".gone"
+    try:
+        os.rename(path, gone)
+    except OSError:
+        gone = path
+    _remove(gone)
 
 
 # -- facts about this machine -----------------------------------------------------------------------------------
@@ -979,14 +1153,22 @@ def find_pythons() -> Dict[str, str]:
 
 def _find_uv(directory: str) -> Optional[str]:
     home = os.path.expanduser("~")
-    for path in (
-        shutil.which("uv"),
-        os.path.join(home, ".local/bin/uv"),
-        os.path.join(home, ".cargo/bin/uv"),
-    ):
-        if path and os.access(path, os.X_OK):
+    usual = (os.path.join(home, ".local/bin"), os.path.join(home, ".cargo/bin"))
+    for place in (*os.environ.get("PATH", "").split(os.pathsep), *usual):
+        path = os.path.join(place, "uv")
+        if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
+
+
+def _is_armed(path: Optional[str], lease: Optional[str]) -> bool:
+    """Whether the process whose id is in that file runs, and we may renew the lease it looks at."""
+    try:
+        with open(path or "") as file:
+            pid = int(file.read())
+    except (OSError, ValueError):
+        return False
+    return os.path.isdir("/proc/%d" % pid) and (not lease or os.access(lease, os.W_OK))
 
 
 def _libc() -> str:
@@ -1012,31 +1194,6 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _digest(path: str) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: str) -> None:
-    """One member, with its mode, or as the symbolic link it is; a name that leaves the target is refused."""
-    place = os.path.realpath(os.path.join(target, member.filename))
-    if not place.startswith(os.path.realpath(target) + os.sep):
-        raise ValueError("archive member %r leaves its directory" % member.filename)
-    mode = member.external_attr >> 16
-    if mode & 0o170000 == 0o120000:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.symlink(archive.read(member).decode(), os.path.join(target, member.filename))
-        return
-    archive.extract(member, target)
-    if mode & 0o777:
-        os.chmod(place, (mode & 0o777) | 0o600)
-
-
 def _drain(descriptor: int) -> None:
     try:
         os.read(descriptor, 4096)
@@ -1044,21 +1201,18 @@ def _drain(descriptor: int) -> None:
         pass
 
 
+def _remove(directory: str) -> None:
+    if os.path.isdir(directory):
+        import shutil
+
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
         pass
-
-
-def _adopt_orphans() -> None:
-    """What workers leave behind becomes our child, so that it can be ended."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    except Exception:
-        return
 
 
 def _end_orphans(spared: Set[int]) -> None:

@@ -277,6 +277,7 @@ class Builder:
         if self.trust_machine:
             settings.update(UV_NATIVE_TLS="1", UV_SYSTEM_CERTS="1")  # older and newer name of one setting
         settings["UV_PYTHON_INSTALL_DIR"] = os.path.join(self.directory, "python")
+        settings["UV_PYTHON_INSTALL_BIN"] = "0"  # else uv puts a link to it into ~/.local/bin
         if self.request["own_cache"]:
             settings["UV_CACHE_DIR"] = os.path.join(self.directory, "cache", "uv")
         settings.update(self.request["settings"])

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from skyward.errors import ConfigError
@@ -371,6 +372,13 @@ def runtime_archive() -> Archive:
         *_module_entries(_home_of("cloudpickle"), "cloudpickle"),
     ]
     return _pack(sorted(entries, key=lambda entry: entry.name), "skyward runtime", [])
+
+
+def cloudpickle_codes() -> Iterator[tuple[str, CodeType]]:
+    """cloudpickle's modules, compiled; a worker that has them need not unpack it."""
+    for path in sorted(_home_of("cloudpickle").glob("*.py")):
+        name = "cloudpickle" if path.stem == "__init__" else f"cloudpickle.{path.stem}"
+        yield name, compile(path.read_bytes(), f"<skyward {name}>", "exec")
 
 
 def _of_runtime(name: str) -> bool:

@@ -309,10 +309,13 @@ def encode_call(
     """
     short_args, short_kwargs = list(args), dict(kwargs or {})
     long: list[list[Any]] = []
+    first: dict[int, int | str] = {}
     blobs: list[Blob] = []
 
     def take_out(key: int | str, found: tuple[dict[str, Any], tuple[Blob, ...]]) -> None:
-        long.append([key, found[0]])
+        # An object that is given twice has one reference, equal objects have one each.
+        same = first.setdefault(id(found[0]), key)
+        long.append([key, found[0] if same == key else {**found[0], "same": same}])
         blobs.extend(found[1])
         if isinstance(key, int):
             short_args[key] = None
@@ -327,8 +330,8 @@ def encode_call(
     payload, buffers = _encode_rest(name, short_args, short_kwargs)
     if len(payload) > INLINE or buffers:
         for key, value in everything:
-            if type(value) not in _ATOMS and identities.get(value) is None:
-                found = _pickled_reference(name, key, value, identities)
+            if type(value) not in _ATOMS and not any(key == one for one, _ in long):
+                found = identities.get(value) or _pickled_reference(name, key, value, identities)
                 if found is not None:
                     take_out(key, found)
         payload, buffers = _encode_rest(name, short_args, short_kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import shlex
 import signal
 import socket
 import subprocess
@@ -36,9 +37,20 @@ class Deadline:
 
 def unreachable(route: Route, phase: str, what: str, cause: BaseException | None = None) -> HostUnreachable:
     """The error for an attempt that failed in `phase`."""
-    error = HostUnreachable(f"{route.label}: {what}", phase=phase, host=route.host, port=route.port)
+    error = HostUnreachable(
+        f"{route.label}: {what}", hints=_by_hand(route, phase), phase=phase, host=route.host, port=route.port
+    )
     error.__cause__ = cause
     return error
+
+
+def _by_hand(route: Route, phase: str) -> list[str]:
+    """How to see it for oneself."""
+    if phase == "resolve":
+        return [f"getent hosts {shlex.quote(route.host)}", "name it in ~/.ssh/config, or give its address"]
+    port = f"-p {route.port} " if route.port != 22 else ""
+    through = f"-J {shlex.quote(route.jump.label)} " if route.jump else ""
+    return [f"ssh -v {port}{through}{shlex.quote(f'{route.user}@{route.host}')} true"]
 
 
 def dial(route: Route, deadline: Deadline) -> socket.socket:

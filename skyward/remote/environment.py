@@ -59,8 +59,12 @@ _OTHER_VARIABLES = (
     "UV_TORCH_BACKEND",
     "UV_EXCLUDE_NEWER",
     "UV_PYTHON_INSTALL_MIRROR",
+    "UV_PYTHON_DOWNLOADS_JSON_URL",
     "UV_INSECURE_HOST",
     "UV_HTTP_TIMEOUT",
+)
+_ADDRESSES = frozenset(
+    {*_INDEX_VARIABLES, "UV_PYTHON_INSTALL_MIRROR", "UV_PYTHON_DOWNLOADS_JSON_URL"} - {"UV_NO_INDEX"}
 )
 _PIP_VARIABLES = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -371,7 +375,7 @@ def _is_index_login(name: str) -> bool:
 
 
 def _without_paths(name: str, value: str) -> str:
-    if name not in ("UV_FIND_LINKS", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
+    if name not in _ADDRESSES:
         return value
     urls = value.replace(",", " ").split()
     return " ".join(url for url in urls if "://" in url and "file://" not in url)

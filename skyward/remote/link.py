@@ -7,22 +7,14 @@ thread may not wait for the line to take what it sends, so another one sends it.
 
 from __future__ import annotations
 
-import base64
-import json
-import marshal
 import queue
 import struct
-import sys
 import threading
 import time
-import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import MAGIC_NUMBER
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Protocol
 
 from skyward.errors import (
@@ -42,6 +34,7 @@ from skyward.remote.bundle import Archive
 from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.probe import Probe
+from skyward.remote.program import agent_command, agent_program
 
 LINGER_S = 60.0
 """How long an agent waits for a lost client before it ends its workers and itself, seconds."""
@@ -49,8 +42,12 @@ LOCAL_LINGER_S = 2.0
 SUSPECT_S = 3.0
 LOST_S = 10.0
 """A node that has been silent for so long is given up and its tasks move, seconds."""
+STALLED_S = 60.0
+"""A worker that runs a task and has neither computed nor printed anything for so long is told of, seconds."""
 SHORT_LEASE_S = 10.0
 """A lease below this is renewed as often as a busy node is asked for a sign of life, seconds."""
+FIRST_PAUSE_S = 0.05
+"""Before a machine that boots is tried again, seconds; later it is a seventh of what it has taken so far."""
 HELLO_S = 15.0
 MAX_BREAKS = 5
 """So many broken connections in a short while, without one result in between, are the end."""
@@ -59,24 +56,6 @@ MAX_NOISE = 1 << 20
 ACK_EVERY = 64
 BLOBS_KEPT = 8 << 30
 """Blobs an instance keeps for tasks to come, bytes; the longest unused go first."""
-
-_LOADER = (
-    "import os,sys\n"
-    "if sys.version_info<(3,8):sys.exit('skyward: python3 is %d.%d here, the agent needs 3.8 or newer'%sys.version_info[:2])\n"
-    "def r(n):\n"
-    " b=b''\n"
-    " while len(b)<n:\n"
-    "  p=os.read(0,n-len(b))\n"
-    "  if not p:sys.exit('skyward: the connection ended before the agent had come')\n"
-    "  b+=p\n"
-    " return b\n"
-    "exec(r(int(r(8))))\n"
-)
-_FIND = (
-    'for p in "$1" python3 /usr/bin/python3 /usr/local/bin/python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do '
-    'command -v "$p" >/dev/null 2>&1 && exec "$p" -I -S -u -c "$0"; done; '
-    "echo 'skyward: no python3 on this machine' >&2; exit 127"
-)
 
 
 class _Thread(threading.local):
@@ -99,6 +78,7 @@ class Listener(Protocol):
     def on_lost(self, link: Link, reason: str, *, final: bool) -> None: ...
     def on_no_room(self, link: Link, digest: str, error: str) -> None: ...
     def on_dead_slot(self, link: Link, story: dict[str, Any]) -> None: ...
+    def on_stalled(self, link: Link, story: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,40 +98,6 @@ class WorkerSettings:
     """Results longer than this are refused on the node, bytes."""
 
 
-@cache
-def _modules() -> str:
-    """The agent's modules as a program: their bytecode for a Python like ours, which saves it the compiling, and their
-    source for any other. Both are for one machine to read now; nothing of it is kept."""
-    here = Path(__file__).parent
-    sources = {name: (here / f"{name}.py").read_text() for name in ("wire", "slot", "agent")}
-    codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
-    return (
-        "import base64,json,marshal,sys,types,zlib\n"
-        "read=lambda text:zlib.decompress(base64.b64decode(text))\n"
-        f"alike=sys.implementation.cache_tag=={sys.implementation.cache_tag!r} and getattr("
-        f"sys.modules.get('_frozen_importlib_external'),'MAGIC_NUMBER',b'')=={MAGIC_NUMBER!r}\n"
-        f"codes=marshal.loads(read({_packed(marshal.dumps(codes))})) if alike else json.loads("
-        f"read({_packed(json.dumps(sources).encode())}).decode())\n"
-        "for name in ('skyward','skyward.remote'):\n"
-        "    sys.modules[name]=types.ModuleType(name); sys.modules[name].__path__=[]\n"
-        "for name,code in codes.items():\n"
-        "    module=types.ModuleType('skyward.remote.'+name); sys.modules[module.__name__]=module\n"
-        "    setattr(sys.modules['skyward.remote'],name,module)\n"
-        "    exec(code if alike else compile(code,'<skyward '+name+'>','exec'),module.__dict__)\n"
-    )
-
-
-def _packed(data: bytes) -> str:
-    return repr(base64.b64encode(zlib.compress(data, 9)).decode())
-
-
-def agent_program(settings: Mapping[str, Any]) -> bytes:
-    """The program that becomes the agent; read and executed by the one-liner that SSH starts."""
-    start = f"sys.modules['skyward.remote.agent'].start(json.loads({json.dumps(dict(settings))!r}))\n"
-    program = (_modules() + start).encode()
-    return b"%08d" % len(program) + program
-
-
 class Link:
     """One node. `open`, then `configure`, then give it to an engine; `close` ends everything on it."""
 
@@ -167,18 +113,24 @@ class Link:
         is_booting: bool = False,
         linger_s: float | None = None,
         lost_s: float = LOST_S,
+        armed_file: str | None = None,
+        stalled_s: float = STALLED_S,
         lease_file: str | None = None,
         lease_s: float | None = None,
         notice_file: str | None = None,
         on_notice: Callable[[Link, dict[str, Any]], None] | None = None,
         on_unreachable: Callable[[], None] | None = None,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
+        """Of a task that does nothing for `stalled_s` its node tells, and again after twice the time.
 
-        As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
+        `is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
+
+        What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
         `on_unreachable` is called when a new connection is not made at once: whoever guards the node may have to be told
-        that this client has another address now.
+        that this client has another address now. A lost node is looked for until its agent must be gone, and as long
+        as it `is_awaited`: another machine is about to take its place, and its tasks with it.
         """
         self.endpoint = endpoint
         self.node = node
@@ -198,12 +150,15 @@ class Link:
         self._lease = (
             {"path": lease_file, "every_s": max(0.2, (lease_s or 10.0) / 10)} if lease_file else None
         )
+        self._armed_file = armed_file
         self.has_short_lease = lease_s is not None and lease_s < SHORT_LEASE_S
         self._notice_file = notice_file
         self.on_notice = on_notice
         self._on_unreachable = on_unreachable or (lambda: None)
+        self._is_awaited = is_awaited
         self._connect = connect
         self._is_booting = is_booting
+        self._stalled_s = stalled_s
         self._linger_s = (
             linger_s if linger_s is not None else (LOCAL_LINGER_S if endpoint.kind == "local" else LINGER_S)
         )
@@ -224,6 +179,7 @@ class Link:
         self._settings: WorkerSettings | None = None
         self._sent: OrderedDict[str, int] = OrderedDict()
         self.fetches: dict[str, _Fetch] = {}
+        self._logs: dict[str, LogFetch] = {}
         self._bulk: deque[Blob] = deque()
         self._bulk_wanted = threading.Condition()
         self._bulk_thread: threading.Thread | None = None
@@ -240,21 +196,22 @@ class Link:
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    def open(self, deadline_s: float) -> Probe:
-        """Connects, starts the agent and hears what kind of machine this is.
+    def open(self, deadline_s: float, is_gone: Callable[[], bool] = lambda: False) -> Probe:
+        """Connects, starts the agent and hears what kind of machine this is. A booting machine is tried again until it
+        `is_gone`, which is asked after each attempt that failed.
 
         Raises:
             HostUnreachable, HostKeyError, AuthenticationError: as `connect`, after `deadline_s` if it is booting.
             BootstrapError: there is no python3 to run the agent on, or nowhere to write.
         """
         deadline = time.monotonic() + deadline_s
-        self._attach(deadline, patient=self._is_booting)
+        self._attach(deadline, is_gone if self._is_booting else lambda: True)
         assert self._hello is not None
         self.probe = Probe.from_hello(self._hello)
         return self.probe
 
-    def _attach(self, deadline: float, *, patient: bool) -> None:
-        pause = 0.1
+    def _attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> None:
+        pause = FIRST_PAUSE_S
         while True:
             if self.is_closed:
                 raise ConnectionLost(f"{self.endpoint}: the link was closed")
@@ -263,14 +220,14 @@ class Link:
                 return
             except (HostUnreachable, HostKeyError, AuthenticationError, ConnectionLost) as error:
                 self._hang_up()
-                if not patient or time.monotonic() + pause > deadline:
+                if time.monotonic() + pause > deadline or is_hopeless():
                     raise
                 del error
             except BaseException:
                 self._hang_up()
                 raise
             time.sleep(pause)
-            pause = min(1.0, pause * 1.6)
+            pause = min(1.0, pause * 1.15)
 
     def _attach_once(self, deadline: float) -> None:
         left = max(0.5, deadline - time.monotonic())
@@ -279,11 +236,11 @@ class Link:
         )
         self._hello = self._sync = None
         self._failure = None
-        stream = self._connection.open(self._command())
+        stream = self._connection.open(agent_command(self.endpoint))
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
-                "lease": self._lease, "notice": self._notice_file,
+                "armed": self._armed_file, "lease": self._lease, "notice": self._notice_file, "stalled_s": self._stalled_s,
             }
         )  # fmt: skip
         stream.write(
@@ -295,23 +252,18 @@ class Link:
         self._stream = stream
         stream.on_data(_Hearing(self, stream).feed)
         with self._changed:
-            limit = min(deadline, time.monotonic() + HELLO_S)
+            began = time.monotonic()
+            limit = min(deadline, began + HELLO_S)
             while self._sync is None and self._failure is None:
                 left = limit - time.monotonic()
                 if left <= 0:
                     raise HostUnreachable(
-                        f"{self.endpoint}: connected, but the agent did not answer within {HELLO_S:.0f} s"
+                        f"{self.endpoint}: connected, but the agent did not answer within {limit - began:.0f} s"
                     )
                 self._changed.wait(left)
         if self._failure is not None:
             raise self._failure
         self.last_heard = time.monotonic()
-
-    def _command(self) -> str:
-        import shlex
-
-        first = sys.executable if self.endpoint.kind == "local" else "python3"
-        return f"exec sh -c {shlex.quote(_FIND)} {shlex.quote(_LOADER)} {shlex.quote(first)}"
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
         """Ships the archives that are not there yet and starts the workers; returns when they are ready.
@@ -509,6 +461,12 @@ class Link:
         if self.fetches.pop(name, None) is not None:
             self.send(wire.DROP, {"names": [name]})
 
+    def fetch_log(self, name: str, room: int, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+        """Brings the last `room` bytes of a log of the node: `write` gets them piece by piece, `done` is called after the
+        last one, or at once if there is no such log; both from the thread of the connection."""
+        self._logs[name] = LogFetch(room, write, done)
+        self.send(wire.FETCH, {"name": name, "last": room})
+
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def _ended(self, stream: Stream, reason: str) -> None:
@@ -587,6 +545,7 @@ class Link:
     def _on_piece(self, header: dict[str, Any], payload: Any) -> None:
         fetch = self.fetches.get(header["name"])
         if fetch is None:
+            self._on_log_piece(header, payload)
             return
         if header["total"] != fetch.total or len(payload) > fetch.total - fetch.filled:
             raise ValueError(f"{header['name']} has {header['total']} bytes, {fetch.total} were announced")
@@ -599,6 +558,19 @@ class Link:
             del self.fetches[header["name"]]
             self.send(wire.DROP, {"names": [header["name"]]})
             fetch.done(fetch.value())
+
+    def _on_log_piece(self, header: dict[str, Any], payload: Any) -> None:
+        name = header["name"]
+        log = self._logs.get(name)
+        if log is not None and log.take(header["offset"], header["total"], payload):
+            del self._logs[name]
+            log.done()
+
+    def _end_logs(self) -> None:
+        """The rest of the logs that were on their way is not waited for."""
+        while self._logs:
+            _, log = self._logs.popitem()
+            log.done()
 
     def _on_notice(self, header: dict[str, Any]) -> None:
         what = header["what"]
@@ -626,6 +598,12 @@ class Link:
                 self.listener.on_dead_slot(self, header)
             else:
                 self._fail(error)
+        elif what == "stalled":
+            if self.listener is not None:
+                self.listener.on_stalled(self, header)
+        elif what == "no-such-value":
+            if (log := self._logs.pop(header["name"], None)) is not None:
+                log.done()
         elif what == "interruption":
             if self.on_notice is not None:
                 self.on_notice(self, dict(header["notice"]))
@@ -650,6 +628,7 @@ class Link:
 
     def _reattach(self) -> None:
         """Connects again until that works or the agent must be gone; tells the listener what it finds."""
+        self._end_logs()
         started = time.monotonic()
         before = self.probe.agent if hasattr(self, "probe") else ""
         was_up, self.is_up = self.is_up, False
@@ -664,7 +643,7 @@ class Link:
         is_lost = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
-        while not self.is_closed and time.monotonic() < end:
+        while not self.is_closed and (time.monotonic() < end or self._is_awaited()):
             if not is_lost and time.monotonic() - silent_since >= self.lost_s:
                 is_lost = True
                 self.listener.on_lost(self, reason, final=False)
@@ -726,6 +705,7 @@ class Link:
             self._give_up(reason, final=True)
 
     def _give_up(self, reason: str, *, final: bool) -> None:
+        self._end_logs()
         self.is_up = False
         self.is_closed = self.is_closed or final
         self._hang_up()
@@ -755,6 +735,7 @@ class Link:
         self._to_send.put(None)
         with self._bulk_wanted:
             self._bulk_wanted.notify_all()
+        self._end_logs()
         self._hang_up()
         del connection
 
@@ -841,6 +822,25 @@ class _Fetch:
 
     def value(self) -> bytes | memoryview:
         return self._growing.getvalue() if self._growing is not None else memoryview(self._target)
+
+
+class LogFetch:
+    """A log on its way here, of which the last `room` bytes were asked for."""
+
+    __slots__ = ("_room", "_write", "done")
+
+    def __init__(self, room: int, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+        self._room = room
+        self._write = write
+        self.done = done
+
+    def take(self, offset: int, total: int, piece: Any) -> bool:
+        """Whether this piece was the last one. A node that sends more than it was asked for is not believed."""
+        self._room -= len(piece)
+        if self._room < 0:
+            raise ValueError(f"a log has more than the {total} bytes that were announced")
+        self._write(piece)
+        return bool(offset + len(piece) >= total)
 
 
 def _with_digest(archive: Archive) -> Blob:

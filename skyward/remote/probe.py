@@ -33,6 +33,10 @@ class Probe:
     user: str = ""
     hostname: str = ""
     addresses: tuple[str, ...] = ()
+    is_armed: bool = False
+    """Whether what ends the machine by itself runs, and would hear us."""
+    has_booted: bool = False
+    """Whether cloud-init says that it is done with this boot."""
     agent: str = ""
     """Identity of this incarnation of the agent; another value means that the old one is gone."""
 

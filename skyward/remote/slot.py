@@ -6,21 +6,18 @@ task was running when the worker dies.
 
 from __future__ import annotations
 
-import array
 import fcntl
-import json
 import os
-import signal
-import socket
-import subprocess
+import sys
 import termios
 import time
 
 from skyward.remote import wire
+from skyward.remote.lean import signal, socket, to_json
 
-TYPE_CHECKING = False  # see `wire`
+TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 GRACE_S = 1.0
 """Between the polite and the final signal, seconds."""
@@ -31,9 +28,11 @@ START_S = 60.0
 """How long a worker may take to start, seconds."""
 
 WORKER = (
-    "import sys, json; s = json.loads(sys.argv[1]); sys.path[:1] = s['sys_path']; "
-    "from skyward.remote.worker import main; main()"
+    "import marshal, sys; it = {'parts': marshal.load(open(sys.argv[1], 'rb'))}; "
+    "exec(compile(it['parts']['load'], '<skyward load>', 'exec'), it); it['worker']()"
 )
+"""What a worker's Python is told: argv is a file of our modules (see `program`), and its settings."""
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Chunk:
@@ -97,7 +96,8 @@ class Slot:
         self._kill_at: Optional[float] = None
         self._progress = (0, 0.0)  # tokens left, and since when
         self._oom_before = 0
-        self._process: Any = None
+        self.pid = 0
+        self._has_ended = True
 
     # -- life and death --
 
@@ -121,13 +121,14 @@ class Slot:
             self._spawn["settings"], commands=theirs.fileno(), tokens=self._token_read, results=result_write
         )
         self._oom_before = oom_kills()
-        self.state, self.born_at = "starting", time.monotonic()
+        self.state, self.born_at, self.pid = "starting", time.monotonic(), 0
+        arguments = [self._spawn["python"], "-u", "-c", WORKER, self._spawn["modules"], to_json(settings)]
         try:
-            self._process = subprocess.Popen(
-                [self._spawn["python"], "-u", "-c", WORKER, json.dumps(settings)],
-                stdin=subprocess.DEVNULL, stdout=out_write, stderr=out_write, env=self._spawn["env"],
-                cwd=self._spawn["cwd"], pass_fds=(theirs.fileno(), self._token_read, result_write), start_new_session=True,
+            self.pid = start(
+                arguments, env=self._spawn["env"], cwd=self._spawn["cwd"], output=out_write,
+                inherited=(theirs.fileno(), self._token_read, result_write),
             )  # fmt: skip
+            self._has_ended = False
         finally:
             theirs.close()
             os.close(result_write)
@@ -135,22 +136,18 @@ class Slot:
         self._watch(self._commands, self)
         self._watch(self._out_read, self)
 
-    @property
-    def pid(self) -> int:
-        return int(self._process.pid) if self._process else 0
-
     def poll_death(self) -> Optional[Dict[str, Any]]:
         """How the process ended, or None while it runs."""
-        if self._process is None or self._process.returncode is not None:
+        if self._has_ended:
             return None
         try:
-            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         except ChildProcessError:
-            pid, status, usage = self._process.pid, 0, None
+            pid, status, usage = self.pid, 0, None
         if pid == 0:
             return None
+        self._has_ended = True
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        self._process.returncode = -number if number else os.WEXITSTATUS(status)
         story = {
             "exit": None if number else os.WEXITSTATUS(status),
             "signal": _signal_name(number) if number else None,
@@ -163,20 +160,20 @@ class Slot:
 
     def end(self, reason: str, *, grace: bool = True) -> None:
         """Kills the worker and everything it started; `reason` goes into its obituary."""
-        if self._process is None or self._process.returncode is not None:
+        if self._has_ended:
             return
         self._ending = self._ending or reason
         if grace:
             self._kill_at = time.monotonic() + GRACE_S
-            _signal(self._process.pid, signal.SIGTERM, group=False)
-            _signal(self._process.pid, signal.SIGCONT, group=False)
+            _signal(self.pid, signal.SIGTERM, group=False)
+            _signal(self.pid, signal.SIGCONT, group=False)
         else:
-            _signal(self._process.pid, signal.SIGKILL, group=True)
+            _signal(self.pid, signal.SIGKILL, group=True)
 
     def bury(self) -> None:
         """Ends what is left of the process group and gives the descriptors back."""
-        if self._process is not None:
-            _signal(self._process.pid, signal.SIGKILL, group=True)
+        if self.pid:
+            _signal(self.pid, signal.SIGKILL, group=True)
         self.state = "dead"
         for one in (self._commands, self._out_read):
             self._unwatch(one)
@@ -305,9 +302,7 @@ class Slot:
 
     def tokens_left(self) -> int:
         """Tasks of the chunk that may still start."""
-        count = array.array("i", [0])
-        fcntl.ioctl(self._token_read, termios.FIONREAD, count)
-        return count[0]
+        return int.from_bytes(fcntl.ioctl(self._token_read, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def take_back(self, most: int) -> Optional[Chunk]:
         """Unstarted tasks from the end of the chunk, at most so many. Taken tokens cannot be used by the worker."""
@@ -333,6 +328,14 @@ class Slot:
         begun = chunk.high - chunk.low - self.tokens_left()
         return chunk.ids[chunk.low + begun - 1] if begun > self.finished else None
 
+    @property
+    def next(self) -> Optional[int]:
+        """The task that runs now, or that the worker should begin."""
+        chunk = self.chunk
+        if chunk is None or chunk.low + self.finished >= chunk.high:
+            return None
+        return chunk.ids[chunk.low + self.finished]
+
     def split_at_death(self) -> Tuple[Optional[int], Optional[Chunk]]:
         """(the task that died with the worker, the tasks that had not started); call after the last records."""
         chunk = self.chunk
@@ -347,7 +350,7 @@ class Slot:
         """Enforces time-outs: of the task that runs, of a worker that starts, of a grace that is over."""
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            _signal(self._process.pid, signal.SIGKILL, group=True)
+            _signal(self.pid, signal.SIGKILL, group=True)
         if self.state == "starting" and now - self.born_at > START_S:
             self.end("start-timeout", grace=False)
         chunk = self.chunk
@@ -361,6 +364,76 @@ class Slot:
 
     def keep_tail(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-TAIL:]
+
+
+def start(
+    arguments: Sequence[str], *, env: Dict[str, str], cwd: str, output: int, inherited: Sequence[int]
+) -> int:
+    """Starts a process that dies with this one and becomes the parent of what its children leave; returns its id.
+
+    It has nothing to read, writes to `output`, has the descriptors `inherited` and no others, and a session of its own.
+    `subprocess` can do most of that, and takes longer to import than the process takes to start.
+
+    Raises:
+        OSError: there is no such program or directory, or no room for another process.
+    """
+    control = prctl()
+    told, tell = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        _become(arguments, env, cwd, output, inherited, tell, parent, control)
+    os.close(tell)
+    problem = b"".join(iter(lambda: os.read(told, 4096), b""))  # it ends when the program has begun
+    os.close(told)
+    if not problem:
+        return child
+    os.waitpid(child, 0)
+    number, _, name = problem.decode("utf-8", "surrogateescape").partition(" ")
+    raise OSError(int(number), os.strerror(int(number)), name)
+
+
+def _become(
+    arguments: Sequence[str], env: Dict[str, str], cwd: str, output: int, inherited: Sequence[int],
+    tell: int, parent: int, control: Callable[[int, int], None],
+) -> NoReturn:  # fmt: skip
+    """The child's part of `start`."""
+    name = cwd
+    try:
+        os.setsid()
+        control(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        control(_PR_SET_CHILD_SUBREAPER, 1)
+        if os.getppid() != parent:
+            os._exit(1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and programs expect otherwise
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(cwd)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for descriptor in inherited:
+            os.set_inheritable(descriptor, True)
+        name = arguments[0]
+        os.execvpe(name, list(arguments), env)
+    except OSError as error:
+        os.write(tell, b"%d %s" % (error.errno or 0, name.encode("utf-8", "surrogateescape")))
+    finally:
+        os._exit(127)
+
+
+def prctl() -> Callable[[int, int], None]:
+    """The system call of that name; one that does nothing where there is none."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None).prctl
+    except Exception:
+        return lambda option, value: None
+    return lambda option, value: call(option, value, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """What workers leave behind becomes a child of this process, so that it can be ended."""
+    prctl()(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def widen(descriptor: int) -> None:
@@ -394,7 +467,9 @@ def _signal(pid: int, number: int, *, group: bool) -> None:
 
 
 def _signal_name(number: int) -> str:
+    from signal import Signals
+
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return "signal %d" % number

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import fcntl
 import io
-import json
-import mmap
+import marshal
 import os
-import pickle
 import select
-import signal
-import socket
 import struct
 import sys
 import time
-import traceback
-import types
-from collections.abc import Sequence
-from typing import Any
+import zlib
 
 from skyward.remote import wire
+from skyward.remote.lean import from_json, signal, to_json
+from skyward.remote.unpack import unpack
 
-try:  # what `signal` itself asks; the names it then gives to numbers take five times as long
-    from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    from signal import getsignal, pthread_sigmask
+TYPE_CHECKING = False  # see `lean`
+if TYPE_CHECKING:
+    import mmap
+    import pickle
+    import traceback
+    import types
+    from collections.abc import Sequence
+    from typing import Any
 
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
@@ -44,7 +43,6 @@ STALLED_S = 5.0
 TEXT_CAP = 64 << 10
 """How much of an exception's text travels, characters."""
 ATOMS = (type(None), bool, int, float, str, bytes)
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Terminated(BaseException):
@@ -55,7 +53,7 @@ class Channel:
     """The pipes between this worker and its agent, on descriptors a task is unlikely to touch."""
 
     def __init__(self, commands: int, tokens: int, results: int) -> None:
-        self._commands = socket.socket(fileno=_out_of_reach(commands))
+        self._commands = _out_of_reach(commands)
         self._tokens = _out_of_reach(tokens)
         self._results = _out_of_reach(results)
         os.set_blocking(self._tokens, False)
@@ -68,7 +66,7 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], Sequence[int], int, int, bytes] | None:
         """The next chunk: header, tasks, from which up to before which to run, payload. None when the agent is gone."""
         work = wire.WORK
-        data = self._received or self._commands.recv(65536)
+        data = self._received or os.read(self._commands, 65536)
         if len(data) < work.size:
             data = self._complete(data, work.size)
             if not data:
@@ -90,7 +88,7 @@ class Channel:
         """`data` and what follows it, when that is at least so much; nothing when it does not come."""
         growing = bytearray(data)
         while len(growing) < n:
-            piece = self._commands.recv(max(65536, n - len(growing)))
+            piece = os.read(self._commands, max(65536, n - len(growing)))
             if not piece:
                 return b""
             growing += piece
@@ -127,11 +125,11 @@ class Channel:
         now = time.monotonic()
         if force or now - self._notified_at >= NOTIFY_EVERY_S:
             self._notified_at = now
-            self._commands.send(b"n")
+            os.write(self._commands, b"n")
 
     def tell(self, what: bytes) -> None:
         self._notified_at = time.monotonic()
-        self._commands.send(what)
+        os.write(self._commands, what)
 
     def rest(self) -> None:
         """Waits for the next chunk, for a moment: who was just woken may have to run on this very processor."""
@@ -187,8 +185,8 @@ class Surroundings:
         self._raw_environ = dict(_raw_environ())
         self._umask = os.umask(0o022)
         os.umask(self._umask)
-        self._mask = pthread_sigmask(signal.SIG_BLOCK, ())
-        self._handlers = [(number, getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
         self._spare = [_out_of_reach(os.dup(number)) for number in (0, 1, 2)]
         # A mark on what is open there: asking for it takes a third of the time of asking which file it is.
         self._pid = os.getpid()
@@ -206,10 +204,10 @@ class Surroundings:
             os.environ.clear()
             os.environ.update(self._environ)
         os.umask(self._umask)
-        if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
-            pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._handlers:
-            if getsignal(number) is not handler:
+            if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
         for descriptor in (0, 1, 2):
             try:
@@ -229,6 +227,7 @@ class Worker:
         self.pid = os.getpid()
         self.channel = Channel(settings["commands"], settings["tokens"], settings["results"])
         self.current = 0
+        self._is_equipped = False
         self._blobs = settings["blobs"]
         self._spool = settings["spool"]
         self._result_cap = settings.get("result_cap") or 0
@@ -281,6 +280,7 @@ class Worker:
         surroundings: Surroundings,
     ) -> None:
         try:
+            self._equip()
             function = self._function(header["fn"])
             rows = pickle.loads(payload) if header["batch"] else None
         except BaseException as error:
@@ -302,6 +302,19 @@ class Worker:
                 self._run(task, function, rows[index], {}, surroundings)
             else:
                 self._run_call(task, function, header["calls"][index], payload[start:position], surroundings)
+
+    def _equip(self) -> None:
+        """Loads what running tasks takes: with the first of them, because a machine may be ready without, and before
+        it begins, because it might leave nothing that can be imported."""
+        if self._is_equipped:
+            return
+        global mmap, pickle, traceback, types
+        import mmap
+        import pickle
+        import traceback
+        import types
+
+        self._is_equipped = True
 
     def _fail_all(self, ids: Sequence[int], error: BaseException) -> None:
         for task in ids:
@@ -379,7 +392,7 @@ class Worker:
         if self._result_cap and sum(sizes) > self._result_cap:
             raise ResultTooLarge(f"the result is {sum(sizes)} bytes, over the cap of {self._result_cap}")
         path = os.path.join(self._spool, f"r{task}")
-        body = json.dumps({"form": form, "parts": sizes}).encode()
+        body = to_json({"form": form, "parts": sizes}).encode()
         try:
             with open(path, "wb", buffering=0) as file:
                 # Told before it is written: the client fetches what is there while the rest is being written.
@@ -409,11 +422,13 @@ class Worker:
         buffers = [self._buffer(digest) for digest in call.get("buffers", ())]
         args, kwargs = pickle.loads(data, buffers=buffers)
         for key, reference in call.get("long", ()):
-            if isinstance(key, int):
-                args = list(args) if type(args) is tuple else args
-                args[key] = self._value(reference)
+            args = list(args) if type(args) is tuple else args
+            place = args if isinstance(key, int) else kwargs
+            same = reference.get("same")  # one object that is given twice is made once
+            if same is None:
+                place[key] = self._value(reference)
             else:
-                kwargs[key] = self._value(reference)
+                place[key] = args[same] if isinstance(same, int) else kwargs[same]
         return args, kwargs
 
     def _value(self, reference: dict[str, Any]) -> Any:
@@ -471,6 +486,36 @@ class Worker:
         os._exit(128 + number)
 
 
+class Runtime:
+    """Where tasks find the parts of Skyward, and cloudpickle: the latter came with us, and the rest is unpacked when it
+    is asked for, or could be by processes that a task starts. One of the importers of `sys.meta_path`."""
+
+    ASKING = ("skyward", "multiprocessing.spawn")
+
+    def __init__(self, directory: str, codes: dict[str, bytes]) -> None:
+        self._directory = directory
+        self._codes = codes
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name in self._codes:
+            from importlib.machinery import ModuleSpec
+
+            return ModuleSpec(name, self, is_package=name == "cloudpickle", origin=f"<skyward {name}>")  # type: ignore[arg-type]
+        if name in self.ASKING:
+            try:
+                unpack(f"{self._directory}.zip", self._directory)
+            except OSError as error:
+                raise NoRoom(f"the runtime cannot be unpacked to {self._directory}: {error}") from None
+            sys.path_importer_cache.pop(self._directory, None)  # it may have been looked for in vain
+        return None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        exec(marshal.loads(zlib.decompress(self._codes[module.__name__])), module.__dict__)
+
+
 class ResultTooLarge(Exception):
     """The result is over the cap; refused before it travels."""
 
@@ -494,7 +539,7 @@ def load_function(blob: bytes) -> Any:
     """The function of a blob: `R` + JSON [module, qualified name], or `V` + a cloudpickle."""
     if blob[:1] == b"V":
         return _unwrap(pickle.loads(blob[1:]))
-    module_name, qualified_name = json.loads(blob[1:])
+    module_name, qualified_name = from_json(blob[1:].decode("utf-8", "surrogatepass"))
     __import__(module_name)
     found: Any = sys.modules[module_name]
     for name in qualified_name.split("."):
@@ -561,7 +606,7 @@ def describe(error: BaseException) -> bytes:
         "exception": isinstance(error, Exception),
         "kind": _OURS.get(type(error), ""),
     }
-    head = json.dumps(story).encode("utf-8", "surrogatepass")
+    head = to_json(story).encode()
     return struct.pack("<I", len(head)) + head + _pickled(error)
 
 
@@ -659,25 +704,13 @@ def _children() -> list[int]:
     return found
 
 
-def _die_with_parent() -> None:
-    """Ends this process with its agent, and makes orphans of its children its own."""
-    try:
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except Exception:
-        return
-
-
-def main() -> None:
-    """Entry point of the process; argv[1] is the settings as JSON."""
-    settings = json.loads(sys.argv[1])
-    parent = os.getppid()
-    _die_with_parent()
-    if os.getppid() != parent:
-        os._exit(1)
+def main(codes: dict[str, bytes]) -> None:
+    """Entry point of the process; argv[2] is the settings as JSON. `codes` are modules for tasks, marshalled and
+    compressed."""
+    settings = from_json(sys.argv[2])
+    sys.path[:1] = settings["sys_path"]
+    if settings["runtime"]:
+        sys.meta_path.insert(0, Runtime(settings["runtime"], codes))
     sys.argv = ["skyward-worker"]
     import faulthandler
 

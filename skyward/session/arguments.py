@@ -293,8 +293,9 @@ def _usage_words(parameter: Parameter) -> list[str]:
     if kinds.is_flag(kind):
         flags = f"--{name} | --no-{name}"
         return [f"({flags})" if required else f"[{flags}]"]
-    word = parameter.name.upper() if required else f"--{name} {kinds.label(kind)}"
-    if required and parameter.kind is Parameter.KEYWORD_ONLY:
-        word = f"--{name} {kinds.label(kind)}"
-    word += " ..." if kinds.is_repeated(kind) else ""
+    labels = [f"--{name} {kinds.label(one)}" for one in kinds.parts(kind) or [kind]]
+    word = " ".join(labels)  # a tuple of two values is said by saying its name twice
+    if required and parameter.kind is not Parameter.KEYWORD_ONLY:
+        word = parameter.name.upper()
+    word += " ..." if kinds.is_repeated(kind) and len(labels) == 1 else ""
     return [word if required else f"[{word}]"]

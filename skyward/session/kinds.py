@@ -394,6 +394,15 @@ def label(kind: Any) -> str:
     return "|".join(dict.fromkeys(_label_one(part) for part in kinds)) or "none"
 
 
+def parts(kind: Any) -> tuple[Any, ...]:
+    """The kinds of the elements of a tuple of fixed length, in order; of everything else none."""
+    for one in members(kind):
+        elements = typing.get_args(one)
+        if typing.get_origin(one) is tuple and elements and elements[-1] is not ...:
+            return elements
+    return ()
+
+
 def _label_one(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "|".join(str(value) for value in typing.get_args(kind))

@@ -5,18 +5,22 @@ A plugin on `skyward_event` for as long as the run lasts. Imports `model`, `cont
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from skyward.contracts.hookspecs import hookimpl
-from skyward.errors import SkywardWarning
+from skyward.errors import SkywardWarning, UsageError
 from skyward.model import event as events
 from skyward.model.instance import Instance
 from skyward.model.report import TaskReport
-from skyward.session.store import Store, utc
+from skyward.session.store import Store, event_record, utc
 
 MAX_FAILURES = 1000
 """Failed tasks whose reports are kept; the others are counted."""
@@ -62,6 +66,8 @@ class Recorder:
     nodes: dict[int, NodeRecord] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     failures: list[TaskReport] = field(default_factory=list)
+    dropped: int = 0
+    """How much of the output was not shown, bytes."""
 
     @hookimpl
     def skyward_event(self, event: events.Event) -> None:
@@ -72,6 +78,8 @@ class Recorder:
                 self.nodes[node].ready_at, self.nodes[node].slots = at, slots
             case events.InstanceTerminated(node=node, at=at) if node in self.nodes:
                 self.nodes[node].terminated_at = at
+            case events.TaskOutput(dropped=dropped):
+                self.dropped += dropped
             case events.TaskFinished(report=report, final=True):
                 self.verdicts[report.verdict] += 1
                 if report.verdict in ("failed", "lost") and len(self.failures) < MAX_FAILURES:
@@ -86,3 +94,37 @@ class Recorder:
         except OSError as error:
             self.store = None
             warnings.warn(SkywardWarning(f"this run is kept no further: {error}"), stacklevel=1)
+
+
+class ReportLog:
+    """Every event of a run as a line of JSON, in a file the user named, as it comes. Errors of the disk end the log and
+    not the run."""
+
+    def __init__(self, path: Path, redact: Callable[[str], str]) -> None:
+        """Raises:
+        UsageError: the file cannot be written.
+        """
+        self._redact = redact
+        self._path = path
+        try:
+            self._file: IO[str] | None = open(  # noqa: SIM115 - open as long as the run lasts
+                path, "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+            )
+        except OSError as error:
+            raise UsageError(f"--report-log {str(path)!r} cannot be written: {error.strerror}") from error
+
+    @hookimpl
+    def skyward_event(self, event: events.Event) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(event_record(event, self._redact), ensure_ascii=False) + "\n")
+        except OSError as error:
+            self.close()
+            warnings.warn(SkywardWarning(f"{self._path} is written no further: {error}"), stacklevel=1)
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()

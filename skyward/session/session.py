@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import platform
+import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skyward.errors import CleanupError, ExitCode, GuardError, SkywardError
 from skyward.model.event import RunFinished, RunStarted, WarningRaised
@@ -25,9 +26,10 @@ from skyward.model.sizes import parse_duration
 from skyward.model.task import Task
 from skyward.session import answer, collect
 from skyward.session.interrupt import DeadlinePassed, Interrupted, Interrupts
-from skyward.session.record import Recorder
+from skyward.session.last import failed_last
+from skyward.session.record import Recorder, ReportLog
 from skyward.session.select import matcher
-from skyward.session.store import KEEP, Store, brief, new_id, prune, utc
+from skyward.session.store import KEEP, LOGS, Store, brief, new_id, prune, utc
 from skyward.session.target import Target, load, pool_arguments
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from skyward.config import Config
     from skyward.model.plan import Plan
     from skyward.plugins import Plugins
+    from skyward.remote.secrets import Redactor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,10 @@ class Request:
     keyword: str = ""
     """Expression of `-k`."""
     maxfail: int = 0
+    last_failed: Literal["", "only", "first"] = ""
+    """What to do with the items that failed last: run nothing else, or run them before everything else."""
+    report_log: Path | None = None
+    """Where every event goes as it comes, a line of JSON each."""
     as_json: bool = False
 
 
@@ -61,14 +68,19 @@ class Session:
         self.target: Target | None = None
         self.items: list[collect.Item] = []
         """What is selected, in order."""
+        self.notes: list[str] = []
+        """What to tell people about the selection."""
         self.driver: collect.Driver | None = None
         """The function that sends calls of its own making, where the target is one."""
         self.report: RunReport | None = None
         self._plugins = plugins
         self._pool: ComputePool | None = None
         self._store: Store | None = None
+        self._hidden: Redactor | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._failures: list[TaskReport] = []
+        self._logs: list[Path] = []
+        """Where the output of the nodes is, in full."""
         self._driver_error: Exception | None = None
         """What the driver raised, its tasks' errors included."""
 
@@ -98,6 +110,22 @@ class Session:
         self.items = [item for item in self._named(tasks) if matches(item.id)]
         if self.driver is not None and not matches(self.driver.id):
             self.driver = None
+        if self.request.last_failed and self.items:
+            self._select_failed()
+
+    def _select_failed(self) -> None:
+        """Leaves the items that failed last, or puts them first; all of them where there are none, as pytest does."""
+        failed = failed_last(self.config.places.state, self.request.target, Path.cwd())
+        bad = [item for item in self.items if item.id in (failed or ())]
+        if not bad:
+            why = "was run before" if failed is None else "failed last"
+            self.notes.append(f"nothing of this {why}: all of it is run")
+        elif self.request.last_failed == "only":
+            self.notes.append(f"{len(bad)} of {len(self.items)} tasks failed last: only those are run")
+            self.items = bad
+        else:
+            self.notes.append(f"{len(bad)} of {len(self.items)} tasks failed last: those are run first")
+            self.items = [*bad, *(item for item in self.items if item not in bad)]
 
     def _named(self, tasks: Sequence[Task]) -> list[collect.Item]:
         assert self.target is not None
@@ -154,6 +182,7 @@ class Session:
             SkywardError: what ended the run, where it was more than a task that failed; everything is reported.
         """
         started_at, began = time.time(), time.monotonic()
+        report_log = self._open_report_log()
         self._store = self._open_store(plan, started_at)
         recorder = Recorder(store=self._store)
         self._plugins.register(recorder, "skyward-run")
@@ -170,11 +199,15 @@ class Session:
                 if error is None and interrupts.heard:
                     error = Interrupted(interrupts.heard)
                 self.report = self._make_report(recorder, time.monotonic() - began, error)
+                self._tell_of_logs(recorder.dropped)
                 self._answer(self.report, recorder, plan, started_at, error)
                 self._plugins.event(RunFinished(report=self.report))
                 self._plugins.run_finished(self.report)
         finally:
             self._plugins.unregister(recorder)
+            if report_log is not None:
+                self._plugins.unregister(report_log)
+                report_log.close()
             if self._store is not None:
                 self._store.close()
         return self._conclude(self.report, error)
@@ -186,14 +219,35 @@ class Session:
 
     def _work(self, interrupts: Interrupts) -> None:
         """Everything that happens while there are machines."""
-        with self._prepared_pool():
+        with self._prepared_pool() as pool:
+            if self._store is not None:
+                pool._need().logs_directory = self._store.directory / LOGS
             try:
                 if self.driver is not None:
                     self._drive(self.driver, interrupts)
                 if self.items:
                     self._fly()
             finally:
+                if interrupts.heard is None:
+                    self._keep_logs()
                 interrupts.stopping()
+
+    def _keep_logs(self) -> None:
+        """Brings here what was printed on the nodes, in full, before it goes with them."""
+        running = self._prepared_pool()._running
+        if running is None:
+            return
+        try:
+            self._logs = running.keep_logs()
+        except OSError as error:
+            self._plugins.event(WarningRaised(message=f"the output of the nodes is not kept: {error}"))
+
+    def _tell_of_logs(self, dropped: int) -> None:
+        """Where to find what was printed and not shown."""
+        if dropped and self._logs:
+            places = " ".join(shlex.quote(str(path)) for path in self._logs[:4])
+            message = f"{dropped:,} bytes of output were not shown; all of it is in the directory of this run"
+            self._plugins.event(WarningRaised(message=message, hint=f"less {places}"))
 
     def _fly(self) -> None:
         """Sends the items and takes their outcomes as they come."""
@@ -357,6 +411,14 @@ class Session:
 
     # -- on disk -----------------------------------------------------------------------------------------------
 
+    def hide_secrets(self, text: str) -> str:
+        """The text without the secrets of the tasks' environment, as it is shown."""
+        from skyward.remote.secrets import of_display
+
+        if self._hidden is None:
+            self._hidden = of_display(self._prepared_pool()._effective().image.env)
+        return self._hidden.redact_known(text)
+
     def _open_store(self, plan: Plan, started_at: float) -> Store | None:
         """The directory of the run; a run that cannot be kept is still a run."""
         from skyward.remote.secrets import Redactor
@@ -375,6 +437,21 @@ class Session:
             self._plugins.event(WarningRaised(message=f"this run is not kept: {error}"))
             return None
         return store
+
+    def _open_report_log(self) -> ReportLog | None:
+        """Listens from now on.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        if self.request.report_log is None:
+            return None
+        from skyward.remote.secrets import Redactor
+
+        redactor = Redactor(env=self._prepared_pool()._effective().image.env)
+        log = ReportLog(self.request.report_log, redactor.redact)
+        self._plugins.register(log, "report-log")
+        return log
 
     def _asked(self, started_at: float) -> dict[str, Any]:
         from skyward import __version__

@@ -8,6 +8,7 @@ line. Imports `config`, `model` and `kinds`.
     items.jsonl     the tasks, in order: id, name, arguments
     events.jsonl    every event, in order
     outcomes.jsonl  what became of each task: verdict, node, attempt, seconds, value or error
+    logs/           what workers printed, in full: `n0-worker-0.log` is that of the first one on node 0
     report.json     how the run ended; written last, so a run without one did not end
 """
 
@@ -35,6 +36,7 @@ from skyward.model.outcome import Outcome
 from skyward.session.kinds import to_json
 
 RUNS = "runs"
+LOGS = "logs"
 KEEP = "30d"
 """How long a run is kept where the configuration does not say it."""
 PRUNED_AT_ONCE = 100
@@ -72,6 +74,15 @@ def prune(state: Path, keep_s: float) -> int:
     for directory in old:
         shutil.rmtree(directory, ignore_errors=True)
     return sum(not directory.exists() for directory in old)
+
+
+def run_directories(state: Path, at_most: int) -> list[Path]:
+    """The directories of the newest runs, newest first."""
+    try:
+        found = [one for one in (state / RUNS).iterdir() if _ID.fullmatch(one.name)]
+    except OSError:
+        return []
+    return sorted(found, reverse=True)[:at_most]
 
 
 def _touched_at(directory: Path) -> float:
@@ -119,13 +130,8 @@ class Store:
         self._append(name, self._plain(record))
 
     def event(self, event: Event) -> None:
-        """The event as a line. Those that come by the thousand hold plain values only, and nothing to hide."""
-        record = {"event": type(event).__name__, **fields(event)}
-        if isinstance(event, TaskFinished) and event.report.error is None:
-            record["report"] = fields(event.report)
-        elif not isinstance(event, TaskStarted):
-            record = self._plain(record)
-        self._append("events.jsonl", record)
+        """The event as a line."""
+        self._append("events.jsonl", event_record(event, self._redact))
 
     def outcome(self, index: int, name: str, outcome: Outcome) -> None:
         """What became of one item, its value shortened where it is large."""
@@ -174,6 +180,16 @@ class Store:
                     file.close()
                 self._files[name] = file, threading.Lock()
             return self._files[name]
+
+
+def event_record(event: Event, redact: Callable[[str], str]) -> dict[str, Any]:
+    """An event as JSON. Those that come by the thousand hold plain values only, and nothing to hide."""
+    record = {"event": type(event).__name__, **fields(event)}
+    if isinstance(event, TaskFinished) and event.report.error is None:
+        record["report"] = fields(event.report)
+    elif not isinstance(event, TaskStarted):
+        record = redacted(plain(record), redact)
+    return record
 
 
 # -- JSON of what is not JSON ------------------------------------------------------------------------------------

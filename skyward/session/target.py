@@ -292,7 +292,7 @@ def _all_tasks(module: ModuleType, location: str) -> tuple[Function, ...]:
     main = vars(module).get("main")
     if main is not None and is_pooled(main):
         return (main,)
-    tasks = tuple(value for value in _own(module) if isinstance(value, Compute))
+    tasks = tuple(value for _, value in _own(module) if isinstance(value, Compute))
     if not tasks:
         raise TargetError(
             f"{location} has no tasks: no function in it is decorated with @sky.compute",
@@ -302,23 +302,21 @@ def _all_tasks(module: ModuleType, location: str) -> tuple[Function, ...]:
     return tasks
 
 
-def _own(module: ModuleType) -> Iterator[Any]:
-    """What the module itself defines, in order; imported names are not its own."""
+def _own(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What the module itself defines, by name and in order; imported names are not its own."""
     seen: set[int] = set()
     for name, value in vars(module).items():
         is_own = getattr(value, "__module__", None) == module.__name__ and not isinstance(value, type)
         if is_own and not name.startswith("_") and callable(value) and id(value) not in seen:
             seen.add(id(value))
-            yield value
+            yield name, value
 
 
 def _names(module: ModuleType) -> list[str]:
-    """Functions a user may mean: tasks and drivers first, then the others."""
-    own = [value for value in _own(module) if hasattr(value, "__name__")]
-    return [
-        name_of(each)
-        for each in sorted(own, key=lambda value: not (isinstance(value, Compute) or is_pooled(value)))
-    ]
+    """Functions a user may mean, as they can be typed: tasks and drivers first, then the others."""
+    own = [(name, value) for name, value in _own(module) if hasattr(value, "__name__")]
+    own.sort(key=lambda one: not (isinstance(one[1], Compute) or is_pooled(one[1])))
+    return [name for name, _ in own]
 
 
 def _defines(module: ModuleType) -> str:

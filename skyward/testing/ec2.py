@@ -11,6 +11,7 @@ in a process, because moto keeps one account per process.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Any, ClassVar
 
 from skyward.testing import ec2_moto
 from skyward.testing.ec2_calls import FLEET_KINDS, LAUNCH_KINDS, Calls
-from skyward.testing.ec2_front import ERROR_KINDS, NETWORK_KINDS, Front
+from skyward.testing.ec2_front import CHECK_IP, ERROR_KINDS, NETWORK_KINDS, Front
 from skyward.testing.ec2_market import Market
 from skyward.testing.ec2_moto import ACCOUNT
 from skyward.testing.ec2_wire import Call
@@ -108,10 +109,15 @@ class SimulatedEC2(SimulatedCloud):
     ) -> None:
         super().__init__(seed=seed, boot_s=boot_s, isolated=isolated)
         self.firewall = firewall
-        """Whether groups decide who reaches an instance: only those that allow 127.0.0.1 let anybody in."""
+        """Whether groups decide who reaches an instance: only those that allow `client_address` let anybody in."""
+        self.client_address = "127.0.0.1"
+        """The address of whoever comes from here, as the internet sees it."""
         self.region = region
         self.endpoint = ""
         """The URL of every service."""
+        self._secret_key = (
+            f"{SECRET_KEY[:-8]}{os.urandom(4).hex()}"  # what is kept for one is not for the next
+        )
         self._rented: dict[str, _Rented] = {}
         self._stuck: list[Any] = []
 
@@ -128,7 +134,11 @@ class SimulatedEC2(SimulatedCloud):
         self._calls = Calls(self, app)
         self._disks = self._stack.enter_context(Disks(lambda: make_directory(in_memory=False)))
         self._front = Front(
-            answer=self._calls.answer, log=self._log, next_fault=self._fault_of_call, access_key=ACCESS_KEY
+            answer=self._calls.answer,
+            log=self._log,
+            next_fault=self._fault_of_call,
+            access_key=ACCESS_KEY,
+            client_address=lambda: self.client_address,
         )
         self._stack.callback(self._front.stop)
         self.endpoint = self._front.start()
@@ -144,10 +154,11 @@ class SimulatedEC2(SimulatedCloud):
         """Variables with which any client of AWS finds this one."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_SECRET_ACCESS_KEY": self._secret_key,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ENDPOINT_URL_CHECKIP": f"{self.endpoint}{CHECK_IP}",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
@@ -191,6 +202,12 @@ class SimulatedEC2(SimulatedCloud):
     ) -> None:
         """What such machines cost from now on."""
         self.market.set_price(usd_per_hour, (instance_type, zone, market))
+
+    def move_client(self, address: str) -> None:
+        """Whoever comes from here has another address from now on. With `firewall`, packets from it vanish until a
+        group lets it in."""
+        self.client_address = address
+        self.rules_changed()
 
     def interrupt(self, id: str, after_s: float = 120.0) -> None:
         """EC2 wants an instance back: the notice is in its metadata now, the end comes after a while."""
@@ -377,7 +394,7 @@ class SimulatedEC2(SimulatedCloud):
         """Closes the public address to those whom no group lets in, silently, as EC2 does."""
         if not self.firewall or known.moto._state.name == "terminated":
             return
-        if ec2_moto.lets_in(known.moto, "127.0.0.1", self.ssh_port):
+        if ec2_moto.lets_in(known.moto, self.client_address, self.ssh_port):
             self._network.join(known.addresses.public, "firewall")
         else:
             self._network.cut(known.addresses.public, "in", "firewall")

@@ -14,6 +14,8 @@ from typing import Any
 from skyward.testing.ec2_wire import Call, Reply, error_reply, read_call
 from skyward.testing.simcloud import Fault
 
+CHECK_IP = "/checkip"
+"""Where clients are told their address, as https://checkip.amazonaws.com tells them."""
 NETWORK_KINDS = ("lost", "reset", "hang", "slow")
 _LONGEST_HANG_S = 600.0
 
@@ -69,9 +71,10 @@ class Front:
         log: Callable[[Call, str | None], None],
         next_fault: Callable[[Call], Fault | None],
         access_key: str,
+        client_address: Callable[[], str],
     ) -> None:
         self._answer, self._log, self._next_fault = answer, log, next_fault
-        self._access_key = access_key
+        self._access_key, self._client_address = access_key, client_address
         self._healed = threading.Event()
         self._is_closing = False
 
@@ -96,6 +99,9 @@ class Front:
         self._healed = threading.Event()
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == CHECK_IP:
+            start_response("200 -", [("Content-Type", "text/plain")])
+            return [f"{self._client_address()}\n".encode()]
         call = read_call(environ)
         fault = self._next_fault(call)
         self._log(call, fault.kind if fault else None)

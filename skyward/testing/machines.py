@@ -359,7 +359,7 @@ class _Plain:
         write(place / "authorized_keys", "".join(f"{key.strip()}\n" for key in self._authorized_keys()))
         if not isinstance(self, _Isolated):
             write(place / "init", INIT)
-            write(place / "prepare", "cd\n")
+            write(place / "prepare", "cd\nbooted() { :; }\n")
 
     def _write_config(self, file: Path, path: str, more: Mapping[str, str], options: Sequence[str]) -> None:
         pairs = {**self.spec.environment, MARK: self.spec.name, **more, "PATH": path}

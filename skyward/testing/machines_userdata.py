@@ -49,7 +49,9 @@ def parse_user_data(
 def _cloud_config(text: str, ssh: str) -> UserData:
     import yaml  # JSON is YAML
 
-    config = yaml.safe_load(text) or {}
+    config = (
+        yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    )  # the one in C takes a tenth
     if not isinstance(config, dict):
         raise ValueError("user data: a cloud-config is a mapping")
     return UserData(

@@ -15,7 +15,7 @@ import pytest
 from tasks_without_pytest import double, place, slowly
 
 import skyward as sky
-from skyward.cloud import fleet
+from skyward.cloud import replacement
 from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
@@ -222,7 +222,7 @@ def test_a_client_that_is_cut_off_from_every_node_launches_nothing_and_goes_on_w
     known.write_text("".join(f"[{n.host}]:{n.port} {key}\n" for n, s in pairs for key in s.host_keys))
     hosts = [f"{server.user}@{network.host}:{network.port}" for network, server in pairs]
     monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 1.5)
-    monkeypatch.setattr(fleet, "RETURN_S", 0.5)
+    monkeypatch.setattr(replacement, "RETURN_S", 0.5)
     told: list[str] = []
     config = sky.SSH(hosts=hosts, key=str(identity), known_hosts=str(known))
     pool = sky.ComputePool(config, nodes=2, display="quiet", on_event=lambda e: told.append(type(e).__name__))
@@ -250,7 +250,7 @@ def test_a_broadcast_to_a_node_that_is_not_replaced_fails_and_the_pool_goes_on(
 ) -> None:
     monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 2.5)
     monkeypatch.setattr("skyward.remote.link.LINGER_S", 1.0)
-    monkeypatch.setattr(fleet, "RETURN_S", 0.5)
+    monkeypatch.setattr(replacement, "RETURN_S", 0.5)
 
     with sky.ComputePool(sky.SSH(**config), display="quiet") as pool:  # type: ignore[arg-type]
         timer = threading.Timer(0.5, sshd_pair[1].kill)

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from price_files import Answered, Invoke, write_market
 
+import skyward as sky
+from skyward.cloud.refusals import remember
+
 
 @pytest.fixture
 def ask(invoke: Invoke, empty_home: Path, tmp_path: Path) -> Invoke:
@@ -78,6 +81,23 @@ def test_a_plan_shows_the_choice_its_fallbacks_and_the_bound(ask: Invoke) -> Non
     assert re.fullmatch(
         r"cost \$2.00/h \(\d+\w ago\), at most \$6.00 \(--for 3h\) · nothing has been started", cost
     )
+
+
+def test_what_a_cloud_had_none_of_a_while_ago_is_told_and_under_available_comes_last(ask: Invoke) -> None:
+    question = ("plan", *MARKET, "--gpu", "H100")
+    first = document(ask(*question, "--json"))["chosen"]
+    remember(
+        sky.Offer(
+            provider=first["provider"], region=first["region"], zone=first["zone"],
+            instance_type=first["instance_type"], pricing=first["pricing"], usd_per_hour=1, vcpus=1, memory_gib=1,
+        )
+    )  # fmt: skip
+
+    same, other = (lines(ask(*question, "--selection", how)) for how in ("first", "available"))
+
+    assert re.search(r"^> acme h1 north-1a .* chosen, none \d+s ago$", same[2])
+    assert re.search(r"^> acme h1 north 1x .* chosen$", other[2])
+    assert re.search(r"^acme h1 north-1a .* 3rd \(fallback\), none \d+s ago$", other[4])
 
 
 def test_an_explained_plan_says_why_nothing_else(ask: Invoke) -> None:

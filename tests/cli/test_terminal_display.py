@@ -174,6 +174,16 @@ def test_no_escape_byte_is_written_where_nobody_can_see_colours(monkeypatch: pyt
     assert "\x1b" not in shown(whole_run(), mode="rich")
 
 
+def test_a_worker_that_hangs_is_told_of_with_what_can_be_done() -> None:
+    idle = events.TaskStalled(task="fold", index=3, node=1, pid=4711, idle_s=60.2, is_stopped=False)
+    stopped = events.TaskStalled(task="fold", index=3, node=1, pid=4711, idle_s=3.0, is_stopped=True)
+
+    text = shown([idle, stopped])
+
+    assert "n1 | fold[3] has neither computed nor printed anything for 1m00s" in text
+    assert "n1 | fold[3]: a signal has stopped its worker; there, `kill -CONT 4711` lets it go on" in text
+
+
 def test_quiet_says_only_what_went_wrong_with_machines() -> None:
     lost = events.NodeLost(node=1, reason="silent for 10 s", tasks=3)
     lines = without_stamps(shown([*whole_run(), lost], mode="quiet"))

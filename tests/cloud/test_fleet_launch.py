@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,16 @@ def test_where_no_offer_is_to_be_had_one_error_lists_them_all(make_pool: MakePoo
 
     assert caught.value.facts == tuple(f"toy t{n} in r1: toy: no t{n} to be had" for n in range(3))
     assert toy.running == []
+
+
+def test_one_reason_for_one_machine_in_many_places_is_one_line() -> None:
+    offer = toycloud.toy_offers()[0]
+    here, there = replace(offer, region="r1"), replace(offer, region="r2")
+    full, broken = sky.CapacityError("toy: t0 in r: full", reason="full"), sky.ProviderError("toy: broken")
+
+    error = launching.no_machines([(here, full), (there, full), (here, broken)], 0, 1)
+
+    assert error.facts == ("toy t0 in r1, r2: full", "toy t0 in r1: toy: broken")
 
 
 @pytest.mark.parametrize("kind", ["quota", "credentials"])
@@ -335,7 +346,20 @@ def test_where_every_machine_is_taken_away_the_pool_fails_with_the_reason(
     with pytest.raises(sky.BootstrapError, match=r"Toy\.NoDisk"):
         make_pool().start()
 
-    assert len(toy.machines) == 3
+    assert len(toy.machines) == 4  # three offers, and the last of them once more
+    assert toy.running == []
+
+
+def test_without_another_offer_a_machine_that_was_taken_away_is_asked_for_again(
+    make_pool: MakePool, toy: toycloud.Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_OFFERS", "1")
+    toy.fault("launch", "die", times=1)
+
+    with make_pool() as pool:
+        assert [one.state for one in pool.instances] == ["running"]
+
+    assert len(toy.machines) == 2
     assert toy.running == []
 
 
@@ -345,10 +369,11 @@ def test_a_machine_that_never_runs_is_ended_at_the_deadline(
     monkeypatch.setenv("TOY_OFFERS", "1")
     toy.fault("launch", "boot", times=-1, seconds=60)
 
-    with pytest.raises(sky.BootstrapError, match="is pending after"):
+    with pytest.raises(sky.BootstrapError, match="is pending after") as caught:
         make_pool(bootstrap_timeout=0.5).start()
 
     assert toy.running == []
+    assert caught.value.hints == ('bootstrap_timeout="1s", or -o bootstrap_timeout=1s',)
 
 
 # -- limits --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from skyward.plugins import get_plugins
 from skyward.testing.ec2 import SimulatedEC2
 
 Until = Callable[..., None]
+LOOK_S = 0.5
+"""How often somebody looks whether ten seconds of silence are over, and the time of the event on its way here."""
 
 
 class SpotPrices:
@@ -68,6 +70,26 @@ def test_a_machine_that_is_announced_to_go_is_emptied_and_replaced(
     assert ec2.resources() == {}
 
 
+def test_the_only_machine_may_take_long_to_be_replaced(
+    make_aws: Any, ec2: SimulatedEC2, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the agent of the lost one would have waited for us."""
+    monkeypatch.setattr("skyward.cloud.preparation.LINGER_S", 8.0)
+    pool = make_aws(allocation="spot", region="us-east-1", nodes=1, lease="3s")
+
+    with pool:
+        first = pool.instances[0].id
+        assert pool.map(abs, [-1]) == [1]
+        ec2.fault("CreateFleet", "slow-boot", seconds=12)
+        ec2.machine(first).interrupt(after_s=0)
+        future = pool.submit(abs, -7)
+        assert future.result(90) == 7
+        assert [one.id for one in pool.instances] != [first]
+
+    assert len(ec2.bill) == 2
+    assert ec2.running() == []
+
+
 def test_a_machine_that_is_taken_without_a_word_is_replaced_with_its_reason(
     make_aws: Any, ec2: SimulatedEC2, until: Until
 ) -> None:
@@ -97,19 +119,42 @@ def test_a_pool_that_only_shrinks_replaces_nothing(make_aws: Any, ec2: Simulated
     assert ec2.running() == []
 
 
-def test_an_sshd_that_dies_moves_the_work_within_ten_seconds_or_so(
-    make_aws: Any, ec2: SimulatedEC2, until: Until
+@pytest.mark.parametrize("fault", ["partition", "sshd"])
+def test_a_machine_that_is_silent_is_given_up_within_ten_seconds_and_its_work_moves(
+    make_aws: Any, ec2: SimulatedEC2, until: Until, fault: str
 ) -> None:
     pool = make_aws()
+    noticed: list[float] = []
     lost: list[float] = []
+    finished: list[Any] = []
+
+    def number_of(value: int, seconds: float) -> int:
+        import time
+
+        time.sleep(seconds)
+        return value
+
+    pool.on(sky.events.NodeSuspected, lambda event: noticed.append(time.monotonic()))
     pool.on(sky.events.NodeLost, lambda event: lost.append(time.monotonic()))
+    pool.on(sky.events.TaskFinished, finished.append)
 
     with pool:
-        began = time.monotonic()
         machine = ec2.machine(pool.instances[0].id)
-        machine.partition()
+        futures = [pool.submit(number_of, number, 1.0) for number in range(30)]
+        until(lambda: any(event.report.node == 0 for event in finished), 20)
+        began = time.monotonic()
+        if fault == "partition":
+            machine.partition()
+        else:
+            machine.kill_sshd(sessions=True)
+        results = [future.result(60) for future in futures]
         until(lambda: lost, 20)
-        assert lost[0] - began < 12
-        assert pool.map(abs, range(-8, 0)) == list(range(8, 0, -1))
+        until(lambda: machine.id not in ec2.running(), 20)
 
+    assert results == list(range(30))
+    assert lost[0] - began <= 10 + LOOK_S
+    assert fault == "sshd" or noticed[0] - began < 5
+    assert Counter(event.report.verdict for event in finished if event.final) == {"succeeded": 30}
+    assert len(ec2.bill) == 3
     assert ec2.running() == []
+    assert ec2.resources() == {}

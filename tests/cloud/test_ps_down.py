@@ -14,7 +14,9 @@ import toycloud
 
 import skyward as sky
 from skyward.cloud import journal as journals
+from skyward.cloud import reaper
 from skyward.cloud.journal import Journal
+from skyward.cloud.reaper import note_life
 
 Skyward = Callable[..., Any]
 MakePool = Callable[..., sky.ComputePool]
@@ -50,7 +52,7 @@ def test_ps_as_json(skyward: Skyward, make_pool: MakePool) -> None:
     assert item["state"] == "running"
     assert item["usd_per_hour"] == 1.0
     assert 0 < item["usd"] < 0.01
-    assert item["lease_s"] == 60
+    assert item["lease_s"] == item["lease_left_s"] == 60
     assert [one["provider"] for one in item["machines"]] == ["toy"]
 
 
@@ -77,6 +79,26 @@ def test_ps_tells_pools_without_a_client(skyward: Skyward, make_orphan: MakeOrph
 
     assert " orphaned " in done.out
     assert "(gone)" in done.out
+
+
+def test_ps_tells_what_is_left_of_a_lease_that_nobody_renews(
+    skyward: Skyward, make_orphan: MakeOrphan
+) -> None:
+    make_orphan("left-1", lease_s=900, expires=time.time() + 7200)
+    journal = journals.directory() / "left-1.jsonl"
+    reaper.place_of(journal).mkdir()
+    note_life(journal)
+    seen = reaper.place_of(journal) / reaper.SEEN
+
+    os.utime(seen, (time.time() - 600,) * 2)
+    (item,) = skyward("ps", "--json").document["items"]
+    soon = skyward("ps").out
+    os.utime(seen, (time.time() - 1000,) * 2)
+    now = skyward("ps").out
+
+    assert 295 <= item["lease_left_s"] <= 300
+    assert "in 1h59m, or in 4m5" in soon
+    assert "or any moment by its lease" in now
 
 
 @pytest.mark.usefixtures("configured")

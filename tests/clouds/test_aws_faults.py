@@ -17,12 +17,14 @@ from skyward import (
     CapacityError,
     CredentialsError,
     InstanceState,
+    Offer,
     ProviderError,
     QuotaError,
     RateLimitError,
     S3Volume,
     SkywardWarning,
 )
+from skyward.cloud.launch import is_ruled_out
 from skyward.testing.ec2 import SimulatedEC2
 from skyward_aws import AWS, AWSProvider
 from skyward_aws.cloud import Cloud
@@ -553,3 +555,53 @@ def test_a_simulation_on_this_machine_is_reached_from_this_machine(ec2: Simulate
         own_network(Cloud("us-east-1", endpoint=ec2.endpoint, environ=ec2.environ), "http://127.0.0.1:1")
         == "127.0.0.1/32"
     )
+
+
+# -- what a refusal speaks of --------------------------------------------------------------------------------------
+
+
+@without_machines
+@pytest.mark.parametrize(("offer", "code"), [(CPU, "L-1216C47A"), (SPOT, "L-34B43A08")])
+def test_a_quota_has_its_name_and_the_command_that_asks_for_more(
+    aws: AWSProvider, ec2: SimulatedEC2, offer: Offer, code: str
+) -> None:
+    ec2.market.quotas[code] = 0
+
+    with pytest.raises(QuotaError) as caught:
+        aws.launch(order(offer, count=30))
+
+    assert code in caught.value.message
+    assert caught.value.hints[0].startswith(
+        "aws service-quotas request-service-quota-increase --region us-east-1 --service-code ec2 "
+        f"--quota-code {code} --desired-value 60"
+    )
+    assert len([fact for fact in caught.value.facts if "us-east-1a" in fact]) == 1
+    assert not ec2.bill
+
+
+@without_machines
+def test_a_region_the_account_has_not_enabled_rules_out_itself_only(
+    make_aws: MakeAWS, ec2: SimulatedEC2
+) -> None:
+    far = replace(CPU, region="af-south-1", zone=None)
+    aws = make_aws(region="af-south-1")
+    ec2.fault("DescribeVpcs", "auth", times=1)
+    home = aws.account.site("us-east-1").cloud
+    home.ask = lambda call, **_: {"Regions": [{"OptInStatus": "not-opted-in"}]}  # type: ignore[method-assign]
+
+    with pytest.raises(ProviderError) as caught:
+        aws.launch(order(far))
+
+    assert not isinstance(caught.value, CredentialsError)
+    assert "af-south-1: this account has not enabled the region" in caught.value.message
+    assert caught.value.hints[0] == "aws account enable-region --region-name af-south-1"
+    assert is_ruled_out(replace(far, instance_type="c7i.large"), [(far, caught.value)])
+    assert not is_ruled_out(CPU, [(far, caught.value)])
+
+
+@without_machines
+def test_keys_that_are_good_nowhere_are_no_closed_region(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:
+    ec2.fault("*", "auth", times=None)
+
+    with pytest.raises(CredentialsError):
+        make_aws(region="af-south-1").launch(order(replace(CPU, region="af-south-1", zone=None)))

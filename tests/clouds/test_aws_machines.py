@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from skyward import Endpoint, Instance, InstanceState, Offer, S3Volume, Volume
 from skyward.testing.ec2 import SimulatedEC2
 from skyward_aws import AWSProvider
 from skyward_aws.config import ALLOCATION_STRATEGIES
+from skyward_aws.images import find_image
 
 MakeAWS = Callable[..., AWSProvider]
 GPU = replace(CPU, instance_type="g6.xlarge", accelerator="L4", accelerator_count=1)
@@ -271,6 +273,10 @@ def test_a_price_limit_reaches_ec2_only_where_it_was_asked_for(aws: AWSProvider,
             replace(GPU, instance_type="trn1.2xlarge", accelerator="Trainium1"),
             "Deep Learning AMI Neuron (Ubuntu 22.04)",
         ),
+        (
+            replace(GPU, instance_type="p3.2xlarge", accelerator="V100-16GB"),
+            "Deep Learning Base Proprietary Nvidia Driver AMI (Amazon Linux 2)",
+        ),
     ],
     ids=lambda value: value.instance_type if isinstance(value, Offer) else "",
 )
@@ -295,6 +301,35 @@ def test_the_image_fits_the_machine(
     assert image.architecture == offer.architecture
     assert image.root_device == described["RootDeviceName"]
     assert image.root_gb == described["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
+
+
+@without_machines
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [
+        ("Deep Learning Base Proprietary Nvidia Driver AMI (Amazon Linux 2) Version 71.6", "ec2-user"),
+        ("Deep Learning Base Proprietary Nvidia Driver GPU AMI (Ubuntu 20.04) 20240429", "ubuntu"),
+    ],
+)
+def test_images_with_the_older_driver_go_by_several_names(
+    aws: AWSProvider, ec2: SimulatedEC2, name: str, user: str
+) -> None:
+    ec2.fault("GetParameter", "error", times=None, code="ParameterNotFound", message="none", status=400)
+    cloud = aws.account.site("us-east-1").cloud
+    ask, looked_for = cloud.ask, []
+
+    def answer(call: Any, **parameters: Any) -> Any:
+        if call.operation != "DescribeImages":
+            return ask(call, **parameters)
+        (patterns,) = (one["Values"] for one in parameters["Filters"] if one["Name"] == "name")
+        looked_for.extend(patterns)
+        shown = [one for one in patterns if fnmatch(name, one)]
+        return {"Images": [{"ImageId": "ami-1", "Name": name}] if shown else []}
+
+    cloud.ask = answer  # type: ignore[method-assign]  # the simulated cloud has the newest only
+
+    assert find_image(cloud, kind="older-gpu", architecture="x86_64").user == user
+    assert len(looked_for) == 3
 
 
 def test_a_custom_image_is_booted_as_its_own_user(
@@ -386,6 +421,23 @@ def test_a_client_that_moves_is_let_in_anew_and_its_old_address_shut_out(
     aws.connect(running)
 
     assert rules(ec2)[1] == ("tcp", 22, ["198.51.100.4/32"])
+
+
+@without_machines
+def test_a_client_with_an_address_of_version_six_is_let_in_alone(
+    make_aws: MakeAWS, ec2: SimulatedEC2
+) -> None:
+    ec2.client_address = "2001:db8::7"
+
+    make_aws(ssh_cidr=None).launch(order())
+
+    (group,) = client(ec2).describe_security_groups(
+        Filters=[{"Name": "tag:skyward:pool", "Values": ["p-1"]}]
+    )["SecurityGroups"]
+    assert [one["CidrIpv6"] for rule in group["IpPermissions"] for one in rule["Ipv6Ranges"]] == [
+        "2001:db8::7/128"
+    ]
+    assert [one for rule in group["IpPermissions"] for one in rule["IpRanges"]] == []
 
 
 def test_another_client_of_the_pool_is_let_in_beside_the_first(make_aws: MakeAWS, ec2: SimulatedEC2) -> None:

@@ -229,6 +229,9 @@ def test_a_variable_that_is_nearly_one_is_warned_of(project: Path, environ: dict
         ("defaults.image.project", "false", "defaults.image.project", False),
         ("max_price", "1e1", "defaults.max_price", 10.0),
         ("nodes", 4, "defaults.nodes", 4),
+        ("providers.aws.instance_timeout", "600", "providers.aws.instance_timeout", 600),
+        ("providers.vastai.min_reliability", "0.99", "providers.vastai.min_reliability", 0.99),
+        ("providers.aws.region", "us-east-1", "providers.aws.region", "us-east-1"),
     ],
 )
 def test_options(

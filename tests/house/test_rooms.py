@@ -42,6 +42,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 STAIRS = {
     ("api/running.py", "skyward.builtin.terminal"): "a pool without `skyward run` shows itself",
     ("cli/run.py", "skyward.builtin.terminal"): "the command line sets up what the terminal shows",
+    ("cli/run.py", "skyward.builtin.junit"): "the command line sets up the reports that were asked for",
+    ("builtin/junit.py", "skyward.builtin.terminal"): "errors are told in one way",
     ("builtin/engines.py", "skyward.scheduler"): "the built-in engine is the scheduler",
     ("builtin/terminal.py", "skyward.builtin.screen"): "one plugin in two modules",
 }
@@ -139,13 +141,24 @@ def test_no_plugin_imports_another() -> None:
 # -- what runs on instances ---------------------------------------------------------------------------------------
 
 ON_ANY_PYTHON = {
-    "remote/wire.py": set(),
-    "remote/slot.py": {"skyward.remote"},
-    "remote/agent.py": {"skyward.remote", "skyward.remote.slot"},
+    "remote/lean.py": set(),
+    "remote/wire.py": {"skyward.remote.lean"},
+    "remote/unpack.py": set(),
+    "remote/slot.py": {"skyward.remote", "skyward.remote.lean"},
+    "remote/agent.py": {
+        "skyward.remote",
+        "skyward.remote.lean",
+        "skyward.remote.slot",
+        "skyward.remote.unpack",
+    },
     "remote/builder.py": set(),
 }
 """Files that any python3 from 3.8 on runs, and what of Skyward each may import."""
-IN_THE_ENVIRONMENT = {"remote/worker.py": {"skyward.remote", "skyward.remote.pickling"}}
+IN_THE_ENVIRONMENT = {
+    "remote/worker.py": {
+        "skyward.remote", "skyward.remote.lean", "skyward.remote.pickling", "skyward.remote.unpack"
+    }
+}  # fmt: skip
 """What runs under the client's minor version; cloudpickle may be missing there until it is needed."""
 
 
@@ -335,6 +348,19 @@ def test_no_path_of_the_machine_it_was_written_on_is_left() -> None:
         "|".join(map(re.escape, ("/wo" + "rk/", "/tmp/br" + "ief", str(ROOT) + "/", str(Path.home()) + "/.")))
     )
     found = [f"{name}: {match[0]}" for name, text in texts() if (match := places.search(text))]
+
+    assert not found
+
+
+def test_nobody_is_believed_without_a_certificate_or_a_host_key() -> None:
+    lax = re.compile(
+        r"verify\s*=\s*False|CERT_NONE|_create_unverified_context|AutoAddPolicy|StrictHostKeyChecking=(?!yes)"
+    )
+    found = [
+        f"{path}: {match[0]}"
+        for path in (*modules(PACKAGE), *modules(PLUGINS))
+        if "testing" not in path.parts and (match := lax.search(path.read_text()))
+    ]
 
     assert not found
 

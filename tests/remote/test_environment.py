@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import os
 import platform
+import queue
 import random
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +186,127 @@ def test_uv_finds_a_python_that_the_probe_did_not_see(here: Connection, probe: P
     environment = prepare(here, replace(probe, pythons={}), Image(), client_python=CLIENT)
 
     assert run_in(environment, "import sys; print('%d.%d' % sys.version_info[:2])") == MINOR
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where uv finds the description of a Python to install: the one that runs these tests, packed as uv's own are."""
+    place = tmp_path_factory.mktemp("mirror")
+    with tarfile.open(place / "python.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(os.path.realpath(sys.executable), f"python/bin/python{MINOR}")
+        archive.add(sysconfig.get_path("stdlib"), f"python/lib/python{MINOR}", filter=without_ballast)
+    with serving(place) as address:
+        version, machine = sys.version_info, platform.machine()
+        about = {
+            "name": "cpython", "arch": {"family": machine, "variant": None}, "os": "linux", "libc": "gnu",
+            "major": version.major, "minor": version.minor, "patch": version.micro, "prerelease": "",
+            "url": f"{address}/python.tar.gz", "variant": None, "build": None,
+            "sha256": hashlib.sha256((place / "python.tar.gz").read_bytes()).hexdigest(),
+        }  # fmt: skip
+        key = f"cpython-{platform.python_version()}-linux-{machine}-gnu"
+        (place / "pythons.json").write_text(json.dumps({key: about}))
+        yield f"{address}/pythons.json"
+
+
+def without_ballast(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    ballast = {"site-packages", "dist-packages", "test", "__pycache__", "idlelib", "tkinter", "lib2to3"}
+    parts = member.name.split("/")
+    is_ballast = ballast & set(parts) or any(part.startswith("config-") for part in parts)
+    return None if is_ballast else member
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    handler = functools.partial(QuietFiles, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: Any) -> None: ...
+
+
+@pytest.fixture
+def machine_without_python(make_sshd: Any, probe: Probe, tmp_path: Path) -> tuple[Any, Probe]:
+    """A machine whose PATH leads to no Python; the agent's own, somewhere else, is of no use to us."""
+    machine = make_sshd()
+    (tmp_path / "bin").mkdir()
+    for tool in ("sh", "env", "tar", "uname"):
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    agents = tmp_path / "agents-python"
+    agents.write_text(f'#!/bin/sh\nPATH={tmp_path}/bin exec {os.path.realpath(sys.executable)} "$@"\n')
+    agents.chmod(0o755)
+    bare = replace(
+        probe, directory=f"{machine.home}/.cache/skyward", executable=str(agents), pythons={}, uv=""
+    )
+    return machine, bare
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="as packed above")
+def test_a_python_that_is_missing_is_brought_by_uv_and_runs_tasks(
+    machine_without_python: tuple[Any, Probe], mirror: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, bare = machine_without_python
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS_JSON_URL", mirror)
+    image = Image(pip="skytest_beta", indexes=index)
+    connection = Counting(connect(machine.endpoint))
+    steps: list[str] = []
+
+    try:
+        plain = prepare(
+            connection, bare, Image(), client_python=CLIENT, on_step=lambda name, *_: steps.append(name)
+        )
+        again = prepare(connection, bare, Image(), client_python=CLIENT)
+        packages = prepare(connection, bare, image, client_python=CLIENT)
+        seen = connection.run(f"{packages.python} -c 'import skytest_beta; print(skytest_beta.version)'")
+        outside = connection.run(f"find {machine.home} -name 'python*' -not -path '*/.cache/skyward/*'")
+    finally:
+        connection.close()
+
+    assert steps == ["uv", "python"]
+    assert plain.python.startswith(f"{bare.directory}/python/cpython-{MINOR}")
+    assert again.python.startswith(f"{bare.directory}/python/cpython-{MINOR}")
+    assert again.detail == f"python {MINOR} reused"
+    assert seen.stdout == b"2.0\n"
+    assert outside.stdout == b""
+    assert prefix_of_a_worker(machine.endpoint, plain.python).startswith(f"{bare.directory}/python/")
+
+
+def prefix_of_a_worker(endpoint: Endpoint, python: str) -> str:
+    """`sys.prefix`, as a task that runs there sees it."""
+    from skyward.contracts.engine import EngineContext
+    from skyward.model.outcome import Outcome
+    from skyward.model.task import Task
+    from skyward.remote.link import Link, WorkerSettings
+    from skyward.scheduler import SSHEngine
+
+    outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    sink = SimpleNamespace(done=lambda index, outcome: outcomes.put(outcome))
+    engine = SSHEngine(EngineContext(emit=lambda _: None, wants=lambda _: False, should_retry=lambda _: None))
+    link = Link(endpoint, node=0, session=f"prefix-{os.getpid()}")
+    try:
+        link.open(30)
+        link.configure(WorkerSettings(python=python, sys_path=tuple(sys.path)))
+        engine.add_node(link)
+        engine.submit([Task(eval, ("__import__('sys').prefix",))], sink)
+        return str(outcomes.get(timeout=30).result())
+    finally:
+        engine.stop()
+        link.close()
+
+
+def test_addresses_on_this_machine_do_not_go_to_others() -> None:
+    environ = {
+        "UV_PYTHON_DOWNLOADS_JSON_URL": "file:///srv/pythons.json",
+        "UV_PYTHON_INSTALL_MIRROR": "https://mirror.example/pythons",
+    }
+
+    assert index_settings(Image(), environ, is_local=True) == environ
+    assert index_settings(Image(), environ, is_local=False) == {
+        "UV_PYTHON_INSTALL_MIRROR": "https://mirror.example/pythons"
+    }
 
 
 # -- packages --------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import textwrap
 from urllib.parse import quote
 
@@ -138,6 +140,16 @@ def test_ordinary_lines_stay_as_they_are(text: str) -> None:
     redactor = Redactor(env={"MODE": "train", "HOME": "/root", "WORKERS": "4", "DEBUG": "true"})
 
     assert redactor.redact(text) == text
+
+
+def test_megabytes_without_an_end_are_not_read_again_from_every_letter() -> None:
+    program = """
+        from skyward.remote.secrets import Redactor
+        for unit in ["x", "0123abcd", "a-", "eyJ-", "://a", "token ", "a b ", "sk-a-", "bearer ", "\\n"]:
+            Redactor(["some-secret"]).redact(unit * (400_000 // len(unit)))
+    """
+
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=100, check=True)
 
 
 def test_which_variables_are_secret() -> None:

@@ -47,6 +47,18 @@ TRAIN = """
         return seconds
 
     @sky.compute
+    def talkative(lines: int) -> int:
+        for i in range(lines):
+            print(f"line {i} {'x' * 80}")
+        print("key", os.environ["API_KEY"])
+        return lines
+
+    @sky.compute
+    def one_line(characters: int) -> int:
+        print("x" * characters)
+        return characters
+
+    @sky.compute
     def attempts(file: str, needed: int) -> int:
         with open(file, "a") as log:
             log.write("x")
@@ -69,6 +81,9 @@ TRAIN = """
     def driver():
         print("printed here")
         return sum(sky.gather(fold(1), fold(2)) >> sky)
+
+    def napping_driver():
+        return nap(60) >> sky
 
     def listing():
         return [fold(index) for index in range(3)]

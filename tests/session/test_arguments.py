@@ -208,6 +208,7 @@ def test_the_usage_line_shows_every_parameter() -> None:
         Signature.of(odd, "m:odd").usage == "skyward run m:odd -- A [REST ...] --key DECIMAL [NAME=VALUE ...]"
     )
     assert "[--shuffle | --no-shuffle] [--mode fast|slow] [--tag STR ...]" in Signature.of(train, "t").usage
+    assert "[--size INT --size INT]" in Signature.of(train, "t").usage
     assert Signature.of(lambda: None, "m:f").usage == "skyward run m:f"
 
 

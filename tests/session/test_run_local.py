@@ -73,6 +73,40 @@ def test_output_is_tagged_by_node_and_stamped_without_a_terminal(run: Skyward) -
     assert "\x1b" not in done.err
 
 
+def test_all_that_was_printed_is_in_the_directory_of_the_run(run: Skyward, runs: Runs) -> None:
+    done = run("train.py:talkative", "--nodes", "2", "--env", "API_KEY=hush-hush-hush", "--", "30000")
+    logs = runs()[0] / "logs"
+    text = "".join(file.read_text() for file in sorted(logs.iterdir()))
+
+    assert (done.code, done.out) == (0, "30000\n")
+    assert text == "".join(f"line {i} {'x' * 80}\n" for i in range(30_000)) + "key ***\n"
+    assert re.search(r"\[[\d,]+ more bytes are not shown\]", done.err)
+    assert "bytes of output were not shown; all of it is in the directory of this run" in done.err
+    assert re.search(rf"^  hint: less .*{logs}/n[01]-worker-0\.log", done.err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", ["train.py:nap", "train.py:napping_driver"])
+def test_a_run_that_a_guard_ends_keeps_what_was_printed(run: Skyward, runs: Runs, target: str) -> None:
+    done = run(target, "--timeout", "3s")
+
+    assert done.code == 6
+    assert (runs()[0] / "logs" / "n0-worker-0.log").read_text() == "napping\n"
+
+
+def test_a_line_of_ten_megabytes_holds_up_nothing(run: Skyward, runs: Runs) -> None:
+    done = run("train.py:one_line", "--", "10000000")
+
+    assert (done.code, done.out) == (0, "10000000\n")
+    assert (runs()[0] / "logs" / "n0-worker-0.log").stat().st_size == 10_000_001
+
+
+def test_a_short_output_is_kept_without_a_word(run: Skyward, runs: Runs) -> None:
+    done = run("train.py:folds", "--", "-n", "2")
+
+    assert (runs()[0] / "logs" / "n0-worker-0.log").read_text() == "fold 0 begins\nfold 1 begins\n"
+    assert "not shown" not in done.err
+
+
 def test_each_runs_once_on_every_worker_by_rank(run: Skyward) -> None:
     done = run("train.py:node", "--each", "--nodes", "3", "--json")
 
@@ -445,7 +479,7 @@ def test_a_run_is_kept_with_its_items_outcomes_events_plan_and_report(
     first, second = runs()
 
     assert sorted(file.name for file in first.iterdir()) == [
-        "events.jsonl", "items.jsonl", "outcomes.jsonl", "plan.json", "report.json", "run.json",
+        "events.jsonl", "items.jsonl", "logs", "outcomes.jsonl", "plan.json", "report.json", "run.json",
     ]  # fmt: skip
     assert [item["id"] for item in read_lines(first / "items.jsonl")] == [
         f"train.py::fold[{i}]" for i in range(5)

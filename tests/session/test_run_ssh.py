@@ -49,6 +49,7 @@ def test_two_hosts_share_the_work_and_local_modules_come_along(
     assert {value[1] for value in values} == {0, 1}
     assert [node["address"] for node in done.document["nodes"]] == [each.endpoint.host for each in sshd_pair]
     assert done.document["cost"]["usd"] == 0.0
+    assert f"plan: 2x ssh {', '.join(host_of(each) for each in sshd_pair)}, costs nothing" in done.err
     assert "n0 | working on" in done.err
     assert "n1 | working on" in done.err
 
