@@ -74,6 +74,7 @@ class Listener(Protocol):
     def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None: ...
     def on_sync(self, link: Link, known: set[int]) -> None: ...
     def on_detached(self, link: Link) -> None: ...
+    def on_out_of_reach(self, link: Link, reason: str) -> None: ...
     def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None: ...
     def on_lost(self, link: Link, reason: str, *, final: bool) -> None: ...
     def on_no_room(self, link: Link, digest: str, error: str) -> None: ...
@@ -640,7 +641,7 @@ class Link:
         if self._breaks_too_often(started):
             self._give_up(f"{reason}, and again and again without a result in between", final=True)
             return
-        is_lost = False
+        is_lost = is_told = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
         while not self.is_closed and (time.monotonic() < end or self._is_awaited()):
@@ -656,6 +657,9 @@ class Link:
             ) as error:  # a refused key too: noise on the line looks like that
                 reason = error.message
                 self._hang_up()
+                if not is_told and not is_lost:
+                    is_told = True
+                    self.listener.on_out_of_reach(self, reason)
                 self._on_unreachable()
                 time.sleep(0.2)
                 continue

@@ -158,6 +158,8 @@ def test_a_machine_that_dies_gives_its_tasks_to_the_others(
     assert max(journal.count("E").values()) == 1
     assert harness.of(NodeLost)[0].node == 1
     assert harness.of(NodeLost)[0].at - time.time() + time.monotonic() - began < 8
+    assert [(told.node, told.reason != "") for told in harness.of(NodeSuspected)] == [(1, True)]
+    assert harness.of(NodeSuspected)[0].at < harness.of(NodeLost)[0].at
 
 
 def test_five_silent_seconds_cost_nothing(make_harness: Any, sshd: Any, journal: Any) -> None:
