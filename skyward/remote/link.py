@@ -35,6 +35,7 @@ from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.probe import Probe
 from skyward.remote.program import agent_command, agent_program
+from skyward.remote.text import printable
 
 LINGER_S = 60.0
 """How long an agent waits for a lost client before it ends its workers and itself, seconds."""
@@ -692,7 +693,8 @@ class Link:
         else:
             self._seen = 0
             self.fetches.clear()
-            self.listener.on_lost(self, "the agent on it died", final=False)
+            said = printable(str(self._hello.get("predecessor", "")).encode("utf-8", "backslashreplace"))
+            self.listener.on_lost(self, "the agent on it died" + (f": {said}" if said else ""), final=False)
             try:
                 assert self._settings is not None
                 self.configure(self._settings)

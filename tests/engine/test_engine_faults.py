@@ -26,6 +26,7 @@ from skyward.errors import (
 from skyward.model.event import NodeLost, NodeReattached, NodeSuspected
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
+from skyward.remote import wire
 from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
@@ -238,6 +239,22 @@ def test_an_agent_that_dies_is_started_again(remote: Any, journal: Any) -> None:
 
     assert [outcome.result() for outcome in outcomes] == list(range(16))
     assert max(journal.count("S").values()) <= 2
+
+
+def test_what_an_agent_said_when_it_died_is_told(remote: Any) -> None:
+    remote.map(abs, range(4))
+
+    remote.links[0].send(
+        wire.RECALL, {}
+    )  # no client of ours sends that, and no agent knows what to do with it
+
+    outcomes = remote.map(abs, range(-40, 0), wait_s=40)
+    deadline = time.monotonic() + 20
+    while not remote.of(NodeLost):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert remote.of(NodeLost)[0].reason == "the agent on it died: KeyError: 'count'"
+    assert [outcome.result() for outcome in outcomes] == list(range(40, 0, -1))
 
 
 def _agents(link: Link) -> list[int]:
