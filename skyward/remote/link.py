@@ -452,7 +452,7 @@ class Link:
     ) -> None:
         """Brings a long value; `done` gets it from the thread of the connection: as memory that may be written to and kept, or
         `as_bytes`."""
-        self.fetches[name] = _Fetch(total, done, as_bytes)
+        self.fetches[name] = _Fetch(total, done, as_bytes, self._stream)
         self.send(wire.FETCH, {"name": name, "offset": 0, "total": total})
 
     def is_fetching(self, name: str) -> bool:
@@ -689,7 +689,10 @@ class Link:
             self.listener.on_sync(self, set(self._sync["known"]) if self._sync else set())
             self.is_up = True
             for name, fetch in list(self.fetches.items()):
-                self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": fetch.total})
+                # What was heard of on this stream is on its way already: asked for twice, it would begin anew.
+                if fetch.asked_on is not self._stream:
+                    fetch.asked_on = self._stream
+                    self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": fetch.total})
         else:
             self._seen = 0
             self.fetches.clear()
@@ -810,10 +813,13 @@ _NONSENSE = (
 class _Fetch:
     """A long value on its way here."""
 
-    __slots__ = ("_growing", "_target", "done", "filled", "total")
+    __slots__ = ("_growing", "_target", "asked_on", "done", "filled", "total")
 
-    def __init__(self, total: int, done: Callable[[bytes | memoryview], None], as_bytes: bool) -> None:
+    def __init__(
+        self, total: int, done: Callable[[bytes | memoryview], None], as_bytes: bool, asked_on: Stream | None
+    ) -> None:
         self.total = total
+        self.asked_on = asked_on
         self.done = done
         self.filled = 0
         self._growing = BytesIO() if as_bytes else None  # gives its bytes away without copying them
