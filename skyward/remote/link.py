@@ -238,7 +238,7 @@ class Link:
         )
         self._hello = self._sync = None
         self._failure = None
-        stream = self._connection.open(agent_command(self.endpoint))
+        stream = self._connection.open(self._command())
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
@@ -266,6 +266,10 @@ class Link:
         if self._failure is not None:
             raise self._failure
         self.last_heard = time.monotonic()
+
+    def _command(self) -> str:
+        """What becomes an agent there; tests put liars in its place."""
+        return agent_command(self.endpoint)
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
         """Ships the archives that are not there yet and starts the workers; returns when they are ready.
