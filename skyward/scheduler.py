@@ -740,6 +740,11 @@ class SSHEngine(Engine):
     def on_detached(self, link: Link) -> None:
         """The connection broke; nothing is sent until the link is back."""
 
+    def on_out_of_reach(self, link: Link, reason: str) -> None:
+        """No new connection can be made so far; it is tried on until the node is lost, and after that."""
+        silent = max(0.0, time.monotonic() - link.last_heard)
+        self.context.emit(NodeSuspected(node=link.node, silent_s=silent, reason=reason))
+
     def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None:
         node = self._node(link)
         if node is not None:
