@@ -82,7 +82,12 @@ class Account:
         asked, request = (request.offer, *request.alternatives), with_real_type(request)
         site = self.site(request.offer.region)
         self._warn_of_expiry(request)
-        with reaching(asked, request.count), self._in_open_region(site), site.believed():
+        with (
+            _saying_what_is_left(site, request.pool),
+            reaching(asked, request.count),
+            self._in_open_region(site),
+            site.believed(),
+        ):
             order = site.order(request)
             try:
                 machines = site.launch(order)
@@ -121,6 +126,7 @@ class Account:
                     site.known_offers(pool),
                     port=self.config.ssh_port,
                     user=self.config.username,
+                    endpoint=self.config.endpoint,
                 )
                 for reservation in site.cloud.pages(
                     DESCRIBE_INSTANCES, "Reservations", Filters=filters, MaxResults=self.per_call
@@ -206,6 +212,17 @@ class Account:
                 ),
                 stacklevel=3,
             )
+
+
+@contextmanager
+def _saying_what_is_left(site: Site, pool: str) -> Iterator[None]:
+    """A refusal that comes before anything was made for the pool says so: there is nothing to clean up."""
+    try:
+        yield
+    except ProviderError as error:
+        if pool not in site.makers:
+            error.made_nothing = True  # type: ignore[attr-defined]
+        raise
 
 
 def with_real_type(request: LaunchRequest) -> LaunchRequest:

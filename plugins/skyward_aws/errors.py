@@ -105,6 +105,14 @@ def kind_of(code: str) -> type[ProviderError]:
     return _KINDS.get(code) or _KINDS.get(code.split(".")[0]) or ProviderError
 
 
+def is_stranger(error: ProviderError) -> bool:
+    """Whether AWS does not know who asks, or not any more: whatever was asked, nothing came of it."""
+    code = getattr(error, "aws_code", "")
+    return (code in _EXPIRED | _UNKNOWN_KEY or code == "AuthFailure") and not getattr(
+        error, "was_sent", False
+    )
+
+
 def make_error(
     code: str, said: str, *, doing: str = "", facts: Iterable[str] = (), **values: Any
 ) -> ProviderError:

@@ -26,8 +26,10 @@ def read_instance(
     *,
     port: int = 22,
     user: str | None = None,
+    endpoint: str | None = None,
 ) -> Instance:
-    """An entry of `Instances`. Its offer is one of `known` where one fits, else what EC2 tells, without a price."""
+    """An entry of `Instances`. Its offer is one of `known` where one fits, else what EC2 tells, without a price. With
+    an `endpoint` of AWS its buckets are there, too."""
     state = described.get("State", {}).get("Name", "pending")
     tags = {tag["Key"]: tag["Value"] for tag in described.get("Tags", ())}
     zone = described.get("Placement", {}).get("AvailabilityZone")
@@ -47,7 +49,10 @@ def read_instance(
         spot=spot,
         tags=tags,
         reason=_reason(described, state),
-        details={"volumes": read_volumes(described, tags)},
+        details={
+            "volumes": read_volumes(described, tags),
+            **({} if endpoint is None else {"s3_endpoint": endpoint}),
+        },
     )
 
 

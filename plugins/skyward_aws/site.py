@@ -17,6 +17,7 @@ from skyward_aws import calls
 from skyward_aws.calls import PROFILE, Call
 from skyward_aws.cloud import Cloud, Patience
 from skyward_aws.config import AWS
+from skyward_aws.errors import is_stranger
 from skyward_aws.fleet import (
     Got,
     Order,
@@ -77,6 +78,8 @@ class Site:
         self.environ = environ
         """What to sign with instead of this process's own variables."""
         self.has_launched = False
+        self.makers: set[str] = set()
+        """Pools for which something was made here, or may have been."""
         self._check_ip = check_ip
         self._found: dict[object, Future[Any]] = {}
         self._offers: dict[str, list[Offer]] = {}
@@ -115,13 +118,13 @@ class Site:
             offers = (offer, *request.alternatives)
             found = places_for(offers, places.result(), sold_in.result())
             machine = image.result()
-            group = threads.submit(self._group, request, found[0][0].vpc)
-            key = threads.submit(self._key, request)
+            group = threads.submit(self._made, self._group, request, found[0][0].vpc)
+            key = threads.submit(self._made, self._key, request)
             order = Order(
                 request=request,
                 image=machine,
                 places=tuple(found),
-                group=group.result(),
+                group=str(group.result()),
                 user=config.username or machine.user,
                 strategy=config.allocation_strategy,
                 key_name=key.result(),
@@ -129,6 +132,19 @@ class Site:
             )
         self._make_template(order)
         return order
+
+    def _made(self, make: Callable[..., str | None], request: LaunchRequest, *more: str) -> str | None:
+        """What `make` makes. From then on something of the pool is there, or may be; unless AWS does not even know who
+        asked."""
+        try:
+            made = make(request, *more)
+        except ProviderError as error:
+            if not is_stranger(error):
+                self.makers.add(request.pool)
+            raise
+        if made is not None:
+            self.makers.add(request.pool)
+        return made
 
     def image(self, offer: Offer) -> MachineImage:
         """What the machines boot."""
@@ -366,6 +382,7 @@ class Site:
         for group in find_groups(self.cloud, pool):
             self._delete_group(group)
         with self._lock:
+            self.makers.discard(pool)
             self._admitted.pop(pool, None)
             self._offers.pop(pool, None)
             for key in [key for key in self._found if isinstance(key, tuple) and pool in key[1:]]:

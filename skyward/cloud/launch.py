@@ -211,8 +211,12 @@ class Launcher:
             self._check_wanted()
 
     def _refused(self, request: LaunchRequest, error: ProviderError) -> ProviderError:
-        """A refusal that is known to be one: nothing was launched."""
+        """A refusal that is known to be one: nothing was launched; and perhaps nothing made, either."""
         self._journal.record("refused", token=request.token, error=error.message)
+        desk = Desk(request.offer.provider, request.offer.region)
+        is_first = [one.desk for one in self._journal.account.intents.values()].count(desk) == 1
+        if is_first and getattr(error, "made_nothing", False):
+            self._journal.record("released", provider=desk.provider, region=desk.region)
         return error
 
     def _look_for(self, provider: Provider, request: LaunchRequest) -> list[Instance]:

@@ -81,7 +81,10 @@ class Provider(ABC):
         Raises:
             CapacityError: no machine of this offer is to be had.
             QuotaError: the account may not have it.
-            AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing.
+            AmbiguousLaunchError: the answer never came. Any other error says that this call launched nothing. It may
+                say more: `covers(offer)`, whether another offer cannot be had either; `made_nothing=True`, that
+                nothing was made for the pool, so that `release` need not be called; `reason`, why, without who was
+                asked for what.
         """
 
     def warm_up(self, request: LaunchRequest) -> None:  # noqa: B027 - most clouds have nothing to do

@@ -666,6 +666,28 @@ def test_a_machine_that_stays_in_shutting_down_is_told_again(
     clean(ec2)
 
 
+@pytest.mark.parametrize("keys", ["unknown", "expired"])
+def test_keys_that_are_good_for_nothing_are_exit_4_and_nobody_goes_on_trying(
+    start: Start, ec2: SimulatedEC2, reapers: Any, skyward: Any, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    if keys == "unknown":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWRONG")
+    else:
+        ec2.fault("*", "expired", times=None)
+
+    client = start("short")
+    client.ends(30)
+
+    assert client.process.returncode == 4, client.said
+    assert "hint: aws configure" in client.said
+    assert skyward("ps", "--json").document["items"] == []
+    deadline = time.monotonic() + 5
+    while reapers():
+        assert time.monotonic() < deadline, "its reaper still tries"
+        time.sleep(0.05)
+    assert ec2.bill == []
+
+
 # -- secrets -------------------------------------------------------------------------------------------------------
 
 

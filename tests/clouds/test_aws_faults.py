@@ -550,11 +550,14 @@ def test_nobody_who_tells_the_address_is_an_error_with_a_way_out() -> None:
         own_network(Cloud("us-east-1"), "http://127.0.0.1:1")
 
 
-def test_a_simulation_on_this_machine_is_reached_from_this_machine(ec2: SimulatedEC2) -> None:
-    assert (
-        own_network(Cloud("us-east-1", endpoint=ec2.endpoint, environ=ec2.environ), "http://127.0.0.1:1")
-        == "127.0.0.1/32"
-    )
+def test_a_simulation_on_this_machine_is_reached_from_this_machine_unless_it_says_otherwise(
+    ec2: SimulatedEC2,
+) -> None:
+    cloud = Cloud("us-east-1", endpoint=ec2.endpoint, environ=ec2.environ)
+
+    assert own_network(cloud) == "127.0.0.1/32"
+    ec2.move_client("198.51.100.7")
+    assert own_network(cloud, ec2.environ["AWS_ENDPOINT_URL_CHECKIP"]) == "198.51.100.7/32"
 
 
 # -- what a refusal speaks of --------------------------------------------------------------------------------------
@@ -597,6 +600,22 @@ def test_a_region_the_account_has_not_enabled_rules_out_itself_only(
     assert caught.value.hints[0] == "aws account enable-region --region-name af-south-1"
     assert is_ruled_out(replace(far, instance_type="c7i.large"), [(far, caught.value)])
     assert not is_ruled_out(CPU, [(far, caught.value)])
+
+
+@without_machines
+def test_a_refusal_says_whether_anything_was_made(aws: AWSProvider, ec2: SimulatedEC2) -> None:
+    aws.account.site("us-east-1").order(order())  # what can be looked up is known from now on
+    for action in ("CreateSecurityGroup", "CreateFleet"):
+        ec2.fault(action, "expired", times=1)
+
+    def refusal(pool: str) -> CredentialsError:
+        with pytest.raises(CredentialsError) as caught:
+            aws.launch(order(pool=pool, token=f"t-{pool}"))
+        return caught.value
+
+    assert refusal("p-2").made_nothing is True  # type: ignore[attr-defined]
+    assert not hasattr(refusal("p-3"), "made_nothing")
+    assert [name.split()[1] for name in ec2.resources()["security-group"]] == ["skyward-p-1", "skyward-p-3"]
 
 
 @without_machines

@@ -458,6 +458,12 @@ def test_a_machine_of_a_stranger_has_no_price_but_a_shape() -> None:
     assert instance.user == "ec2-user"
 
 
+def test_buckets_are_looked_for_where_the_machines_are_from() -> None:
+    assert "s3_endpoint" not in read_instance(described(), "us-east-1").details
+    elsewhere = read_instance(described(), "us-east-1", endpoint="http://127.0.0.1:5000")
+    assert elsewhere.details["s3_endpoint"] == "http://127.0.0.1:5000"
+
+
 def test_disks_are_known_by_their_path() -> None:
     disks = [
         {"DeviceName": "/dev/sda1", "Ebs": {"VolumeId": "vol-root"}},
