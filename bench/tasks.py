@@ -162,9 +162,20 @@ def trip() -> None:
 
 
 def _worker_program() -> str:
-    source = Path(wire.__file__).read_text()
-    first = "from __future__ import annotations"
-    return f"{first}\nimport os, pickle\n{source.partition(first)[2]}\ndef noop(i): return None\n{WORKER}"
+    """Our own frames, on a machine that has nothing of ours, and `WORKER`."""
+    here = Path(wire.__file__).parent
+    sources = {name: (here / f"{name}.py").read_text() for name in ("lean", "wire")}
+    return f"""
+import os, pickle, sys, types
+for name in ("skyward", "skyward.remote"):
+    sys.modules[name] = types.ModuleType(name)
+for name, source in {sources!r}.items():
+    module = sys.modules["skyward.remote." + name] = types.ModuleType("skyward.remote." + name)
+    setattr(sys.modules["skyward.remote"], name, module)
+    exec(source, module.__dict__)
+from skyward.remote.wire import *
+def noop(i): return None
+{WORKER}"""
 
 
 def bulk() -> None:

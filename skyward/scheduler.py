@@ -219,6 +219,8 @@ def _load(node: _Node) -> float:
     return len(node.on_way) / max(1, node.slots)
 
 
+_ARRIVING = (wire.RECORD_LONG, wire.RECORD_COMING)
+_NONE, _DEATH = wire.RECORD_NONE, wire.RECORD_DEATH
 Resolution = tuple[_Entry, Outcome]
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What reading plain data raises when it is not what we would have written."""
@@ -615,7 +617,7 @@ class SSHEngine(Engine):
             node.is_suspected = False
             try:
                 for wire_id, kind, seconds, body in wire.read_records(payload):
-                    if kind in (wire.RECORD_LONG, wire.RECORD_COMING):
+                    if kind in _ARRIVING:
                         if wire_id in on_way and not link.is_fetching(f"r{wire_id}"):
                             self._fetch(node, wire_id, seconds, body)
                         continue
@@ -634,7 +636,7 @@ class SSHEngine(Engine):
 
     def _outcome(self, link: Link, entry: _Entry, kind: int, seconds: float, body: memoryview) -> Outcome:
         """What a record says."""
-        if kind == wire.RECORD_NONE:
+        if kind == _NONE:
             return Outcome("succeeded", node=link.node, attempt=entry.attempt, duration_s=seconds)
         try:
             if kind == wire.RECORD_VALUE:
@@ -737,6 +739,11 @@ class SSHEngine(Engine):
 
     def on_detached(self, link: Link) -> None:
         """The connection broke; nothing is sent until the link is back."""
+
+    def on_out_of_reach(self, link: Link, reason: str) -> None:
+        """No new connection can be made so far; it is tried on until the node is lost, and after that."""
+        silent = max(0.0, time.monotonic() - link.last_heard)
+        self.context.emit(NodeSuspected(node=link.node, silent_s=silent, reason=reason))
 
     def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None:
         node = self._node(link)
@@ -954,13 +961,16 @@ def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
     """Updates the mean duration of each group from tasks that ran to their end."""
     if len(found) == 1:
         entry, kind, seconds, _ = found[0]
-        if kind != wire.RECORD_DEATH:
+        if kind != _DEATH:
             entry.group.learn(seconds, 1)
         return
     totals: dict[_Group, list[float]] = {}
+    group, total = None, [0.0, 0]
     for entry, kind, seconds, _ in found:
-        if kind != wire.RECORD_DEATH:
-            total = totals.setdefault(entry.group, [0.0, 0])
+        if kind != _DEATH:
+            if entry.group is not group:
+                group = entry.group
+                total = totals.setdefault(group, [0.0, 0])
             total[0] += seconds
             total[1] += 1
     for group, (total_s, count) in totals.items():

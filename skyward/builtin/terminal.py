@@ -206,7 +206,9 @@ class Display:
         self._follow()
 
     def _node_suspected(self, event: events.NodeSuspected) -> None:
-        self._say(self._odd(f"n{event.node} | nothing heard for {seconds(event.silent_s)}"))
+        what = f"out of reach: {clean(event.reason)}" if event.reason else "nothing heard"
+        since = "" if event.reason else f" for {seconds(event.silent_s)}"
+        self._say(self._odd(f"n{event.node} | {what}{since}"))
 
     def _node_reattached(self, event: events.NodeReattached) -> None:
         self._say(f"n{event.node} | back after {seconds(event.duration_s)}; nothing was run again")

@@ -68,10 +68,14 @@ class NodeReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSuspected(Event):
-    """Nothing has been heard from a node for `silent_s` seconds."""
+    """Nothing has been heard from a node for `silent_s` seconds.
+
+    `reason` says why, where the connection broke and no other one could be made so far.
+    """
 
     node: int
     silent_s: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

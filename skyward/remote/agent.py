@@ -72,6 +72,7 @@ def start(text: str, modules: bytes) -> None:
     run_directory = os.path.join(directory, "runs", settings["session"])
     link = _connect(run_directory)
     if link is None:
+        settings["predecessor"] = _last_line(os.path.join(run_directory, "agent.log"))
         _remove(run_directory)
         os.makedirs(run_directory, mode=0o700)
         listener = socket.socket(socket.AF_UNIX)
@@ -358,7 +359,7 @@ class Agent:
             self._hold(archives)
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
-            archives=archives,
+            archives=archives, predecessor=self.settings.get("predecessor", ""),
             have=sorted(self.have), configured=self.configuration is not None,
             is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
@@ -838,7 +839,7 @@ class Agent:
     def _on_death(self, slot: Slot, story: Dict[str, Any]) -> None:
         """Tells which task died with its worker, gives the others to somebody else, starts a new worker."""
         was_starting = slot.state == "starting"
-        _, record = slot.read_commands() or (b"", b"")
+        record = slot.last_record()
         self._collect(slot)
         if record:
             self._pass_on(slot, slot.split(record))
@@ -1192,6 +1193,16 @@ def _user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
         return str(os.getuid())
+
+
+def _last_line(path: str) -> str:
+    """What an agent of this run that is gone said last; "" if there was none, or it said nothing."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read()[-65536:].decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.strip()), "")[:500]
 
 
 def _drain(descriptor: int) -> None:

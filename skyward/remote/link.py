@@ -35,6 +35,7 @@ from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.probe import Probe
 from skyward.remote.program import agent_command, agent_program
+from skyward.remote.text import printable
 
 LINGER_S = 60.0
 """How long an agent waits for a lost client before it ends its workers and itself, seconds."""
@@ -74,6 +75,7 @@ class Listener(Protocol):
     def on_recalled(self, link: Link, tasks: list[int], cancelled: bool) -> None: ...
     def on_sync(self, link: Link, known: set[int]) -> None: ...
     def on_detached(self, link: Link) -> None: ...
+    def on_out_of_reach(self, link: Link, reason: str) -> None: ...
     def on_reattached(self, link: Link, seconds: float, *, same_agent: bool) -> None: ...
     def on_lost(self, link: Link, reason: str, *, final: bool) -> None: ...
     def on_no_room(self, link: Link, digest: str, error: str) -> None: ...
@@ -236,7 +238,7 @@ class Link:
         )
         self._hello = self._sync = None
         self._failure = None
-        stream = self._connection.open(agent_command(self.endpoint))
+        stream = self._connection.open(self._command())
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
@@ -264,6 +266,10 @@ class Link:
         if self._failure is not None:
             raise self._failure
         self.last_heard = time.monotonic()
+
+    def _command(self) -> str:
+        """What becomes an agent there; tests put liars in its place."""
+        return agent_command(self.endpoint)
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
         """Ships the archives that are not there yet and starts the workers; returns when they are ready.
@@ -450,7 +456,7 @@ class Link:
     ) -> None:
         """Brings a long value; `done` gets it from the thread of the connection: as memory that may be written to and kept, or
         `as_bytes`."""
-        self.fetches[name] = _Fetch(total, done, as_bytes)
+        self.fetches[name] = _Fetch(total, done, as_bytes, self._stream)
         self.send(wire.FETCH, {"name": name, "offset": 0, "total": total})
 
     def is_fetching(self, name: str) -> bool:
@@ -640,7 +646,7 @@ class Link:
         if self._breaks_too_often(started):
             self._give_up(f"{reason}, and again and again without a result in between", final=True)
             return
-        is_lost = False
+        is_lost = is_told = False
         silent_since = min(self.last_heard, started)
         end = started + self._linger_s + 5
         while not self.is_closed and (time.monotonic() < end or self._is_awaited()):
@@ -656,6 +662,9 @@ class Link:
             ) as error:  # a refused key too: noise on the line looks like that
                 reason = error.message
                 self._hang_up()
+                if not is_told and not is_lost:
+                    is_told = True
+                    self.listener.on_out_of_reach(self, reason)
                 self._on_unreachable()
                 time.sleep(0.2)
                 continue
@@ -684,11 +693,15 @@ class Link:
             self.listener.on_sync(self, set(self._sync["known"]) if self._sync else set())
             self.is_up = True
             for name, fetch in list(self.fetches.items()):
-                self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": fetch.total})
+                # What was heard of on this stream is on its way already: asked for twice, it would begin anew.
+                if fetch.asked_on is not self._stream:
+                    fetch.asked_on = self._stream
+                    self.send(wire.FETCH, {"name": name, "offset": fetch.filled, "total": fetch.total})
         else:
             self._seen = 0
             self.fetches.clear()
-            self.listener.on_lost(self, "the agent on it died", final=False)
+            said = printable(str(self._hello.get("predecessor", "")).encode("utf-8", "backslashreplace"))
+            self.listener.on_lost(self, "the agent on it died" + (f": {said}" if said else ""), final=False)
             try:
                 assert self._settings is not None
                 self.configure(self._settings)
@@ -804,10 +817,13 @@ _NONSENSE = (
 class _Fetch:
     """A long value on its way here."""
 
-    __slots__ = ("_growing", "_target", "done", "filled", "total")
+    __slots__ = ("_growing", "_target", "asked_on", "done", "filled", "total")
 
-    def __init__(self, total: int, done: Callable[[bytes | memoryview], None], as_bytes: bool) -> None:
+    def __init__(
+        self, total: int, done: Callable[[bytes | memoryview], None], as_bytes: bool, asked_on: Stream | None
+    ) -> None:
         self.total = total
+        self.asked_on = asked_on
         self.done = done
         self.filled = 0
         self._growing = BytesIO() if as_bytes else None  # gives its bytes away without copying them

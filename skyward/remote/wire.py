@@ -216,13 +216,14 @@ def read_records(payload: Buffer) -> Iterator[Tuple[int, int, float, memoryview]
         BadFrame: a record is cut short.
     """
     view = memoryview(payload)
-    position, end, head = 0, len(view), RECORD.size
+    nothing = view[:0]
+    position, end, head, unpack = 0, len(view), RECORD.size, RECORD.unpack_from
     while position < end:
         if end - position < head:
             raise BadFrame("a record is cut short")
-        length, task, kind, seconds = RECORD.unpack_from(view, position)
+        length, task, kind, seconds = unpack(view, position)
         position += head
         if length > end - position:
             raise BadFrame("a record is cut short")
-        yield task, kind, seconds, view[position : position + length]
+        yield task, kind, seconds, view[position : position + length] if length else nothing
         position += length

@@ -40,6 +40,8 @@ LOGS = "logs"
 KEEP = "30d"
 """How long a run is kept where the configuration does not say it."""
 PRUNED_AT_ONCE = 100
+LOGS_KEPT = 4 << 30
+"""How much of what workers printed is kept over all runs, bytes; the logs of the oldest runs go first."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case: sorts like numbers, and no letter is mistaken for a digit."""
 _ID = re.compile(f"r-[{_ALPHABET}]{{8}}")
@@ -60,7 +62,8 @@ def new_id(now: float | None = None) -> str:
 
 
 def prune(state: Path, keep_s: float) -> int:
-    """Removes what is kept of runs in which nothing has happened for `keep_s`, oldest first, some at a time.
+    """Removes what is kept of runs in which nothing has happened for `keep_s`, oldest first, some at a time; of those that
+    stay, the logs for which there is no room.
 
     Gives how many are gone. An hour is waited in any case: a run may be going on. Whatever else lies in the
     directory is left alone, and what cannot be removed stays.
@@ -73,7 +76,26 @@ def prune(state: Path, keep_s: float) -> int:
     old = [one for one in found if _touched_at(one) < before][:PRUNED_AT_ONCE]
     for directory in old:
         shutil.rmtree(directory, ignore_errors=True)
+    _make_room([one for one in found if one not in old])
     return sum(not directory.exists() for directory in old)
+
+
+def _make_room(runs: list[Path]) -> None:
+    """Removes the logs of the oldest `runs` beyond what is kept over all; not of one that may be going on."""
+    room = LOGS_KEPT
+    for run in reversed(runs):
+        room -= _weight(run / LOGS)
+        if room < 0 and _touched_at(run) < time.time() - 3600:
+            shutil.rmtree(run / LOGS, ignore_errors=True)
+
+
+def _weight(directory: Path) -> int:
+    """Bytes of the files in a directory; 0 where there is none."""
+    try:
+        with os.scandir(directory) as files:
+            return sum(file.stat().st_size for file in files)
+    except OSError:
+        return 0
 
 
 def run_directories(state: Path, at_most: int) -> list[Path]:

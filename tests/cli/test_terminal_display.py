@@ -174,6 +174,16 @@ def test_no_escape_byte_is_written_where_nobody_can_see_colours(monkeypatch: pyt
     assert "\x1b" not in shown(whole_run(), mode="rich")
 
 
+def test_a_node_that_is_silent_or_out_of_reach_is_told_of_before_it_is_lost() -> None:
+    silent = events.NodeSuspected(node=1, silent_s=3.2)
+    broken = events.NodeSuspected(node=0, silent_s=0.1, reason="gpu1: connection refused")
+
+    text = shown([silent, broken])
+
+    assert "n1 | nothing heard for 3.20s" in text
+    assert "n0 | out of reach: gpu1: connection refused\n" in text
+
+
 def test_a_worker_that_hangs_is_told_of_with_what_can_be_done() -> None:
     idle = events.TaskStalled(task="fold", index=3, node=1, pid=4711, idle_s=60.2, is_stopped=False)
     stopped = events.TaskStalled(task="fold", index=3, node=1, pid=4711, idle_s=3.0, is_stopped=True)

@@ -26,6 +26,7 @@ from skyward.errors import (
 from skyward.model.event import NodeLost, NodeReattached, NodeSuspected
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
+from skyward.remote import wire
 from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
@@ -158,6 +159,8 @@ def test_a_machine_that_dies_gives_its_tasks_to_the_others(
     assert max(journal.count("E").values()) == 1
     assert harness.of(NodeLost)[0].node == 1
     assert harness.of(NodeLost)[0].at - time.time() + time.monotonic() - began < 8
+    assert [(told.node, told.reason != "") for told in harness.of(NodeSuspected)] == [(1, True)]
+    assert harness.of(NodeSuspected)[0].at < harness.of(NodeLost)[0].at
 
 
 def test_five_silent_seconds_cost_nothing(make_harness: Any, sshd: Any, journal: Any) -> None:
@@ -238,6 +241,22 @@ def test_an_agent_that_dies_is_started_again(remote: Any, journal: Any) -> None:
     assert max(journal.count("S").values()) <= 2
 
 
+def test_what_an_agent_said_when_it_died_is_told(remote: Any) -> None:
+    remote.map(abs, range(4))
+
+    remote.links[0].send(
+        wire.RECALL, {}
+    )  # no client of ours sends that, and no agent knows what to do with it
+
+    outcomes = remote.map(abs, range(-40, 0), wait_s=40)
+    deadline = time.monotonic() + 20
+    while not remote.of(NodeLost):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert remote.of(NodeLost)[0].reason == "the agent on it died: KeyError: 'count'"
+    assert [outcome.result() for outcome in outcomes] == list(range(40, 0, -1))
+
+
 def _agents(link: Link) -> list[int]:
     """The agents of a link: processes whose directory of open files names its run directory's log."""
     found = []
@@ -272,14 +291,15 @@ def test_no_cut_and_no_flipped_bit_ever_gives_a_wrong_value(chaotic: Any, direct
 
 def test_a_long_value_survives_a_cut_in_its_middle(chaotic: Any) -> None:
     harness, proxy = chaotic
-    data = os.urandom(8 << 20)
-    sink, _ = harness.start([Task(bytes, (data,)), Task(len, (data,))])
-    time.sleep(0.05)
-    proxy.cut()
-    same, length = sink.wait(40)
+    for pause_s in (0.05, 0.08, 0.11, 0.05):
+        data = os.urandom(8 << 20)
+        sink, _ = harness.start([Task(bytes, (data,)), Task(len, (data,))])
+        time.sleep(pause_s)
+        proxy.cut()
+        same, length = sink.wait(40)
 
-    assert same.result() == data
-    assert length.result() == len(data)
+        assert same.result() == data
+        assert length.result() == len(data)
 
     sink, _ = harness.start([Task(os.urandom, (12 << 20,))])
     time.sleep(0.12)

@@ -180,6 +180,23 @@ def test_runs_that_are_old_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert prune(tmp_path / "nowhere", 1) == 0
 
 
+def test_logs_of_the_oldest_runs_make_room_and_their_runs_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LOGS_KEPT", 250)
+    runs = [old(tmp_path, f"r-0000000{number}", 5 - number) for number in range(4)]
+    for run in runs:
+        (run / "logs").mkdir()
+        (run / "logs" / "n0-worker-0.log").write_bytes(b"x" * 100)
+        for path in (run / "logs", run) if run != runs[0] else ():  # the first one may be going on
+            os.utime(path, (os.stat(run / "events.jsonl").st_mtime,) * 2)
+
+    assert prune(tmp_path, 30 * 86_400) == 0
+
+    assert [(run / "logs").exists() for run in runs] == [True, False, True, True]
+    assert all((run / "events.jsonl").exists() for run in runs)
+
+
 def test_of_very_many_old_runs_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "PRUNED_AT_ONCE", 2)
     runs = [old(tmp_path, f"r-0000000{number}", 40) for number in range(5)]
