@@ -17,7 +17,10 @@ import sys
 import time
 
 from skyward.remote import wire
+from skyward.remote.facts import BOOTED, activity_of, is_armed, probe
+from skyward.remote.files import last_line, meet, remove, unlink, within
 from skyward.remote.lean import OrderedDict, deque, from_json, signal, socket, to_json
+from skyward.remote.leftovers import HELD, prune
 from skyward.remote.slot import Chunk, Slot, adopt_orphans, widen
 from skyward.remote.unpack import check, unpack
 
@@ -31,14 +34,6 @@ ANSWER_EVERY_S = 1.0
 """How often what arrives is answered, seconds: pings wait behind a long upload, and silence looks like death."""
 LOG_CAP = 1 << 30
 """How much of what tasks print is kept until the run ends, bytes."""
-ARCHIVES_KEPT = 1 << 30
-"""Archives that are kept for later runs, bytes; the longest unused go first."""
-UNUSED_S = 30 * 86400
-"""An archive nobody asked for this long is removed at the end of a run."""
-YOUNG_S = 3600
-"""What looks like the directory of a dead agent may be that of one that is just starting, seconds."""
-HELD = "archives"
-"""In the directory of a run: the archives that it uses or may be about to, one a line."""
 ANNOUNCED = 8 << 20
 """Values as long as this are read by a worker while they arrive, bytes."""
 QUEUED_OUT = 512 << 10
@@ -49,9 +44,6 @@ STARVED_S = 0.002
 STEAL_AFTER_S = 0.05
 """A chunk that has run this long lends its unstarted tasks to idle workers, seconds."""
 MAX_START_FAILURES = 3
-BOOTED = "/run/cloud-init/result.json"
-"""Written when cloud-init is done: its doc/status.txt, by https://github.com/canonical/cloud-init/issues/2416 (read
-2026-11-30)."""
 NOTICE_S = 1.0
 """How often it is looked whether the cloud has announced the end of this machine, seconds."""
 STALL_LOOK_S = 1.0
@@ -70,18 +62,18 @@ def start(text: str, modules: bytes) -> None:
     settings = dict(from_json(text), modules=modules)
     directory = choose_directory(settings.get("directory"))
     run_directory = os.path.join(directory, "runs", settings["session"])
-    link = _connect(run_directory)
+    link = meet(run_directory)
     if link is None:
-        settings["predecessor"] = _last_line(os.path.join(run_directory, "agent.log"))
-        _remove(run_directory)
+        settings["predecessor"] = last_line(os.path.join(run_directory, "agent.log"))
+        remove(run_directory)
         os.makedirs(run_directory, mode=0o700)
         listener = socket.socket(socket.AF_UNIX)
-        _in(run_directory, lambda: listener.bind("agent.sock"))
+        within(run_directory, lambda: listener.bind("agent.sock"))
         listener.listen(8)
         if os.fork() == 0:
             _become_agent(settings, directory, run_directory, listener)
         listener.close()
-        link = _connect(run_directory)
+        link = meet(run_directory)
         if link is None:
             sys.exit("skyward: the agent did not start")
     link.sendmsg([b"a"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("ii", 0, 1))])
@@ -138,26 +130,6 @@ def choose_directory(wanted: Optional[str]) -> str:
         except OSError as error:
             reasons.append("%s: %s" % (path, error))
     sys.exit("skyward: no directory to write to: " + "; ".join(reasons))
-
-
-def _connect(run_directory: str) -> Optional[socket.socket]:
-    link = socket.socket(socket.AF_UNIX)
-    try:
-        _in(run_directory, lambda: link.connect("agent.sock"))
-    except OSError:
-        link.close()
-        return None
-    return link
-
-
-def _in(directory: str, action: Any) -> None:
-    """Does something with a path relative to `directory`: unix socket paths are limited to 107 bytes."""
-    before = os.getcwd()
-    os.chdir(directory)
-    try:
-        action()
-    finally:
-        os.chdir(before)
 
 
 # -- the agent -----------------------------------------------------------------------------------------------
@@ -361,7 +333,7 @@ class Agent:
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
             archives=archives, predecessor=self.settings.get("predecessor", ""),
             have=sorted(self.have), configured=self.configuration is not None,
-            is_armed=_is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
+            is_armed=is_armed(self.settings.get("armed"), self.lease.get("path")), has_booted=os.path.exists(BOOTED),
         )  # fmt: skip
 
     def _on_client(self) -> None:
@@ -578,10 +550,10 @@ class Agent:
             file, _, _ = self.fetches.pop(name, (None, 0, 0))
             if file is not None:
                 file.close()
-            _unlink(os.path.join(self.spool, os.path.basename(name)))
+            unlink(os.path.join(self.spool, os.path.basename(name)))
         for digest in header.get("digests", ()):
             self.have.discard(digest)
-            _unlink(os.path.join(self.blobs, os.path.basename(digest)))
+            unlink(os.path.join(self.blobs, os.path.basename(digest)))
 
     # -- configuration --
 
@@ -982,7 +954,7 @@ class Agent:
                 else:
                     time.sleep(0.002)
         _end_orphans(set())
-        _remove(self.run_directory)
+        remove(self.run_directory)
         while self.client is not None and self.client.out and time.monotonic() < deadline:
             if not self.client.flush():
                 break
@@ -1003,21 +975,6 @@ class Activity:
         self.is_stopped = False
 
 
-def activity_of(pid: int, depth: int = 4) -> Tuple[str, int]:
-    """The state of a process as /proc names it (`T` is stopped), and the processor time that it and what it has started
-    have used, in ticks."""
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            fields = file.read().rpartition(")")[2].split()
-        state, ticks = fields[0], sum(map(int, fields[11:15]))
-        for thread in os.listdir("/proc/%d/task" % pid)[:64] if depth else ():
-            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
-                ticks += sum(activity_of(int(child), depth - 1)[1] for child in file.read().split())
-        return state, ticks
-    except (OSError, IndexError, ValueError):
-        return "", 0
-
-
 def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str]:
     """Where workers look for modules: the project's own places, then the project, our runtime, and the rest.
 
@@ -1030,199 +987,10 @@ def search_path(places: Dict[str, str], wanted: List[str], cwd: str) -> List[str
     return list(dict.fromkeys(path))
 
 
-# -- what earlier runs have left ---------------------------------------------------------------------------------
-
-
-def prune(directory: str) -> None:
-    """Removes the archives nobody has used for long, or that take too much room, and what dead agents have left.
-
-    What a living agent holds stays. Nothing depends on what goes: it is sent again when it is needed. Times are those of
-    the files, the present one, too.
-    """
-    archives, runs = os.path.join(directory, "archives"), os.path.join(directory, "runs")
-    try:
-        os.utime(archives)
-    except OSError:
-        return
-    now, room, found = _used_at(archives), ARCHIVES_KEPT, []
-    for used_at, path in sorted(((_used_at(path), path) for path in _inside(archives)), reverse=True):
-        room -= _weight(path)
-        if room < 0 or now - used_at > UNUSED_S:
-            found.append(path)
-    held: Set[str] = set()
-    for path in _inside(runs) if found else ():
-        held.update(_held_by(path))
-    for path in found:
-        if os.path.basename(path)[:64] not in held:
-            _discard(path)
-    for path in _inside(runs):
-        if now - _used_at(path) > YOUNG_S and _is_abandoned(path):
-            _discard(path)
-
-
-def _held_by(run_directory: str) -> List[str]:
-    """The archives that the agent of a run holds; none if it is dead."""
-    try:
-        with open(os.path.join(run_directory, HELD)) as file:
-            names = file.read().split()
-    except OSError:
-        return []
-    return [] if _is_abandoned(run_directory) else names
-
-
-def _inside(directory: str) -> List[str]:
-    try:
-        return [os.path.join(directory, name) for name in os.listdir(directory)]
-    except OSError:
-        return []
-
-
-def _used_at(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return math.inf  # somebody else has removed it
-
-
-def _weight(path: str) -> int:
-    """Bytes of a file, or of all files below a directory."""
-    try:
-        if not os.path.isdir(path):
-            return os.stat(path).st_size
-        return sum(
-            os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names
-        )
-    except OSError:
-        return 0
-
-
-def _is_abandoned(run_directory: str) -> bool:
-    """Whether no agent listens there any more."""
-    link = _connect(run_directory)
-    if link is None:
-        return True
-    link.close()
-    return False
-
-
-def _discard(path: str) -> None:
-    """A directory under another name first: what is half removed must not be taken for the whole."""
-    if not os.path.isdir(path):
-        _unlink(path)
-        return
-    gone = path + ".gone"
-    try:
-        os.rename(path, gone)
-    except OSError:
-        gone = path
-    _remove(gone)
-
-
-# -- facts about this machine -----------------------------------------------------------------------------------
-
-
-def probe(directory: str, run_directory: str) -> Dict[str, Any]:
-    """What the client wants to know of this machine before it prepares it."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    space = os.statvfs(directory)
-    return {
-        "directory": directory, "run_directory": run_directory, "python": list(sys.version_info[:3]),
-        "executable": sys.executable, "pythons": find_pythons(), "uv": _find_uv(directory), "machine": os.uname().machine,
-        "system": os.uname().sysname, "libc": _libc(), "cpus": _cpus(), "memory_bytes": pages,
-        "disk_free_bytes": space.f_bavail * space.f_frsize, "home": os.path.expanduser("~"), "user": _user(),
-        "hostname": socket.gethostname(), "addresses": [],
-    }  # fmt: skip
-
-
-def find_pythons() -> Dict[str, str]:
-    """Minor version -> path of the first such python, from the PATH and the usual places."""
-    found = {"%d.%d" % sys.version_info[:2]: sys.executable}
-    home = os.path.expanduser("~")
-    places = [
-        *os.environ.get("PATH", "").split(os.pathsep),
-        "/usr/local/bin",
-        "/usr/bin",
-        os.path.join(home, ".local/bin"),
-    ]
-    for place in places:
-        for minor in range(8, 20):
-            path = os.path.join(place, "python3.%d" % minor)
-            if "3.%d" % minor not in found and os.access(path, os.X_OK):
-                found["3.%d" % minor] = path
-    return found
-
-
-def _find_uv(directory: str) -> Optional[str]:
-    home = os.path.expanduser("~")
-    usual = (os.path.join(home, ".local/bin"), os.path.join(home, ".cargo/bin"))
-    for place in (*os.environ.get("PATH", "").split(os.pathsep), *usual):
-        path = os.path.join(place, "uv")
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-def _is_armed(path: Optional[str], lease: Optional[str]) -> bool:
-    """Whether the process whose id is in that file runs, and we may renew the lease it looks at."""
-    try:
-        with open(path or "") as file:
-            pid = int(file.read())
-    except (OSError, ValueError):
-        return False
-    return os.path.isdir("/proc/%d" % pid) and (not lease or os.access(lease, os.W_OK))
-
-
-def _libc() -> str:
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (ValueError, OSError, AttributeError):
-        return "musl" if any(name.startswith("ld-musl") for name in os.listdir("/lib")) else ""
-
-
-def _cpus() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-def _user() -> str:
-    try:
-        import pwd
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    except (ImportError, KeyError):
-        return str(os.getuid())
-
-
-def _last_line(path: str) -> str:
-    """What an agent of this run that is gone said last; "" if there was none, or it said nothing."""
-    try:
-        with open(path, "rb") as file:
-            lines = file.read()[-65536:].decode("utf-8", "replace").split("\n")
-    except OSError:
-        return ""
-    return next((line for line in reversed(lines) if line.strip()), "")[:500]
-
-
 def _drain(descriptor: int) -> None:
     try:
         os.read(descriptor, 4096)
     except BlockingIOError:
-        pass
-
-
-def _remove(directory: str) -> None:
-    if os.path.isdir(directory):
-        import shutil
-
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
         pass
 
 

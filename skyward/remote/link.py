@@ -41,8 +41,8 @@ LINGER_S = 60.0
 """How long an agent waits for a lost client before it ends its workers and itself, seconds."""
 LOCAL_LINGER_S = 2.0
 SUSPECT_S = 3.0
-LOST_S = 10.0
-"""A node that has been silent for so long is given up and its tasks move, seconds."""
+LOST_S = 9.5
+"""A node that has been silent for so long is given up and its tasks move, seconds: within ten of its last word."""
 STALLED_S = 60.0
 """A worker that runs a task and has neither computed nor printed anything for so long is told of, seconds."""
 SHORT_LEASE_S = 10.0

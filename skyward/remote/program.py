@@ -28,7 +28,7 @@ _LOADER = (
     " return b\n"
     "exec(r(int(r(8))))\n"
 )
-_AGENT = ("lean", "wire", "unpack", "slot", "agent")
+_AGENT = ("lean", "wire", "unpack", "files", "leftovers", "facts", "slot", "agent")
 _WORKER = ("lean", "wire", "unpack", "worker")
 """The modules each of them is made of, every module after those that it imports."""
 _LOAD = """

@@ -138,9 +138,9 @@ def test_a_clock_that_jumps_changes_nothing(local: Any) -> None:
     import inspect
 
     from skyward import scheduler
-    from skyward.remote import agent, link, slot, worker
+    from skyward.remote import agent, facts, link, slot, worker
 
-    for module in (agent, link, slot, worker, scheduler):
+    for module in (agent, facts, link, slot, worker, scheduler):
         assert "time.time(" not in inspect.getsource(module)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skyward.model.instance import Endpoint
-from skyward.remote import agent
+from skyward.remote import leftovers
 from skyward.remote.bundle import project_archive, runtime_archive
 from skyward.remote.link import Link, WorkerSettings
 
@@ -39,7 +39,7 @@ def put(tmp_path: Path) -> Put:
 
 
 def left_in(directory: Path) -> set[str]:
-    agent.prune(str(directory))
+    leftovers.prune(str(directory))
     return {path.name for place in ("archives", "runs") for path in (directory / place).glob("*")}
 
 
@@ -54,7 +54,7 @@ def test_archives_unused_for_a_month_go_packed_and_unpacked(put: Put, tmp_path: 
 
 def test_beyond_their_room_the_longest_unused_archives_go(put: Put, tmp_path: Path) -> None:
     for days, name in enumerate("abcd"):
-        put(f"archives/{name}.zip", days=9 - days, size=agent.ARCHIVES_KEPT // 2)
+        put(f"archives/{name}.zip", days=9 - days, size=leftovers.ARCHIVES_KEPT // 2)
 
     assert left_in(tmp_path) == {"c.zip", "d.zip"}
 
@@ -63,7 +63,7 @@ def test_what_a_living_agent_holds_stays_however_old_and_long_it_is(put: Put, tm
     old, young = "a" * 64, "b" * 64
     put(f"archives/{old}.zip", days=90)
     put(f"archives/{old}", days=90)
-    put(f"archives/{young}.zip", days=0, size=2 * agent.ARCHIVES_KEPT)
+    put(f"archives/{young}.zip", days=0, size=2 * leftovers.ARCHIVES_KEPT)
     link = opened(tmp_path)  # it has been told of them and may be about to use them
 
     held = left_in(tmp_path)
@@ -87,7 +87,7 @@ def test_what_dead_agents_have_left_goes_and_a_living_one_keeps_its_own(put: Put
 
 
 def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
-    agent.prune(str(tmp_path / "nowhere"))
+    leftovers.prune(str(tmp_path / "nowhere"))
 
 
 # -- with an agent -------------------------------------------------------------------------------------------------
