@@ -140,7 +140,7 @@ class Config:
                 asked=name,
                 known=tuple(pools),
             )
-        return _pool_arguments({**_merged(self.table("defaults"), pools[name]), "name": name})
+        return _pool_arguments({**merged(self.table("defaults"), pools[name]), "name": name})
 
     def provider(self, name: str) -> dict[str, Any]:
         """Arguments for the config class of a provider, out of `[providers.<name>]`."""
@@ -155,9 +155,10 @@ def _pool_arguments(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _merged(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+def merged(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+    """What both say; where they differ, `strong`. Tables are merged key by key, everything else is replaced."""
     both = {
-        key: _merged(weak[key], strong[key])
+        key: merged(weak[key], strong[key])
         for key in weak.keys() & strong.keys()
         if _are_tables(weak[key], strong[key])
     }

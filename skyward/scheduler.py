@@ -270,8 +270,10 @@ class SSHEngine(Engine):
 
     def submit(self, tasks: Sequence[Task], sink: Sink, *, worker: int | None = None) -> object:
         """Queues a group; see `Engine.submit`."""
-        with self._lock:
-            place = None if worker is None else self._place(worker)
+        place = None
+        if worker is not None:
+            with self._lock:
+                place = self._place(worker)
         group = _Group(sink, place, len(tasks))
         entries = [_Entry(task, group, index) for index, task in enumerate(tasks)]
         with self._lock:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from skyward.errors import TaskCancelled
+from skyward.remote.lull import before_waiting
 
 if TYPE_CHECKING:
     from skyward.contracts.engine import Engine
@@ -333,7 +334,7 @@ class Call:
 
     def done(self, index: int, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._wake()
+        before_waiting(self._wake)
 
     def _wake(self) -> None:
         try:

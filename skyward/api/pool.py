@@ -277,10 +277,10 @@ class ComputePool(target.Target):
 
     def _effective(self) -> Any:
         """The options over the defaults of the configuration, which is read now."""
-        from skyward.config import load_config
+        from skyward.config import load_config, merged
 
         defaults = load_config().defaults
-        return parse_options({**defaults, **self._given}) if defaults else self._options
+        return parse_options(merged(defaults, self._given)) if defaults else self._options
 
     def _need(self) -> Running:
         """The running pool, or why there is none."""

@@ -234,7 +234,7 @@ def _pool_arguments(shell: Shell, given: Mapping[str, Any]) -> dict[str, Any]:
     if given["pip"]:
         found["pip"] = list(given["pip"])
     if given["env"]:
-        found["env"] = dict(_variable(text) for text in given["env"])
+        found["env"] = {**found.get("env", {}), **dict(_variable(text) for text in given["env"])}
     if provider := _provider(wants.providers, given):
         found["provider"] = provider
     return found

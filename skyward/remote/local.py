@@ -14,6 +14,7 @@ from typing import IO
 from skyward.errors import ConnectionLost
 from skyward.model.instance import Endpoint
 from skyward.remote.connection import Completed
+from skyward.remote.lull import hear, lull
 from skyward.remote.running import run_to_end
 from skyward.remote.tail import TAIL_BYTES, Tail
 
@@ -94,9 +95,14 @@ class LocalStream:
 
     def on_data(self, callback: Callable[[bytes], None]) -> None:
         def pump() -> None:
-            while chunk := self.read(_READ_AT_ONCE):
-                callback(chunk)
-            callback(b"")
+            late = hear()
+            try:
+                while chunk := self.read(_READ_AT_ONCE):
+                    callback(chunk)
+                    lull(late)
+                callback(b"")
+            finally:
+                lull(late)
 
         threading.Thread(target=pump, name="skyward-stdout", daemon=True).start()
 

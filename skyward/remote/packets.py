@@ -35,6 +35,8 @@ from paramiko.common import (
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
+from skyward.remote.lull import hear, lull
+
 WINDOW_BYTES = 64 << 20
 """What a peer may send ahead of a slow reader, per stream."""
 MAX_PACKET_BYTES = 1 << 18
@@ -81,6 +83,8 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self.sinks: dict[int, Sink] = {}
+        self.late: list[Callable[[], object]] = []
+        """Calls to be made before it is waited for more; see `lull`."""
         self.greeting = ""
         """The first line the peer said."""
         self.is_starting = isinstance(sock, socket.socket) and sock.family in (
@@ -298,6 +302,8 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
             self._end += got
 
     def _receive(self, view: memoryview) -> int:
+        if self.late:
+            lull(self.late)
         try:
             got: int = self._sock.recv_into(view)
         except OSError:
@@ -343,10 +349,12 @@ class FastTransport(paramiko.Transport):  # type: ignore[misc]
         options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
 
     def run(self) -> None:
+        self.packetizer.late = late = hear()
         try:
             super().run()
         finally:
             with ExitStack() as stack:  # each of them hears of it, whatever another one does
+                stack.callback(lull, late)
                 for sink in list(self.packetizer.sinks.values()):
                     stack.callback(sink.end)
             self.packetizer.sinks.clear()

@@ -6,15 +6,15 @@ Every second of a machine belongs to exactly one of `PARTS`, so the parts of a c
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from skyward.errors import UsageError
+from skyward.session.kept import document, lines
 from skyward.session.store import RUNS
 
 RUN_ID = re.compile(r"r-[0-9a-z]{8}")
@@ -121,36 +121,15 @@ def find_run(state: Path, name: str) -> Path:
 
 def run_cost(directory: Path) -> RunCost:
     """What the run in this directory cost."""
-    request, report = _document(directory / "run.json"), _document(directory / "report.json")
+    request, report = document(directory / "run.json"), document(directory / "report.json")
     started = request.get("started_at")
     return RunCost(
         run=directory.name,
         target=str(request.get("target") or ""),
         started_at=datetime.fromisoformat(started).astimezone(UTC) if isinstance(started, str) else None,
         is_ended=bool(report),
-        nodes=tuple(_nodes(_lines(directory / "events.jsonl"))),
+        nodes=tuple(_nodes(lines(directory / "events.jsonl"))),
     )
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; a killed run may have left half of one."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def _nodes(events: Iterable[Mapping[str, Any]]) -> list[NodeCost]:

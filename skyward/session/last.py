@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from skyward.session.kept import document, lines
 from skyward.session.store import run_directories
 from skyward.session.target import split
 
@@ -24,38 +22,14 @@ def failed_last(state: Path, target: str, directory: Path) -> frozenset[str] | N
     """
     location, verdicts = split(target)[0], dict[str, bool]()
     for run in run_directories(state, LOOKED_BACK):
-        asked = _document(run / "run.json")
+        asked = document(run / "run.json")
         if split(str(asked.get("target")))[0] != location or asked.get("directory") != str(directory):
             continue
         newest: dict[str, bool] = {}
-        for outcome in _lines(run / "outcomes.jsonl"):
+        for outcome in lines(run / "outcomes.jsonl"):
             name = _WORKER.sub("", str(outcome.get("id")))  # of `--each` one failure is enough
             newest[name] = newest.get(name, False) or outcome.get("verdict") in ("failed", "lost")
         verdicts = {**newest, **verdicts}
     if not verdicts:
         return None
     return frozenset(name for name, is_bad in verdicts.items() if is_bad)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where it cannot be read: other versions wrote it, and killed runs leave halves."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file of JSON objects."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            yield found

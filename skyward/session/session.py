@@ -93,6 +93,7 @@ class Session:
             UsageError: the target, its arguments, an option or the selection cannot be meant.
         """
         from skyward.api.pool import ComputePool
+        from skyward.config import merged
 
         self._plugins.configure(self.config)
         with self._answer_kept_clean():
@@ -100,7 +101,7 @@ class Session:
             self.driver = collect.driver_of(self.target, self.request.wishes)
             tasks = [] if self.driver else collect.collect(self.target, self.request.wishes)
         own = pool_arguments(self.target.functions[0])
-        self._pool = ComputePool(**{**own, **self.request.pool})
+        self._pool = ComputePool(**merged(own, dict(self.request.pool)))
         tasks += self._plugins.collect(self)
         self._plugins.modify_items(self, tasks)
         self._select(tasks)

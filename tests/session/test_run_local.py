@@ -410,6 +410,23 @@ def test_the_configuration_gives_defaults_and_the_command_line_wins(run: Skyward
     assert run("train.py:folds", "--co").out == "train.py::fold[1]\n"
 
 
+def test_variables_of_the_command_line_are_added_to_those_of_the_configuration(
+    run: Skyward, project: Path
+) -> None:
+    (project / "skyward.toml").write_text(
+        '[defaults]\nenv = {COLOUR = "red", SHAPE = "round"}\n[pools.three]\nenv = {SIZE = "3"}\n'
+    )
+    (project / "seen.py").write_text(
+        "import os\ndef seen():\n    return [os.environ.get(name) for name in ('COLOUR', 'SHAPE', 'SIZE')]\n"
+    )
+
+    plain = run("seen.py:seen", "--env", "COLOUR=blue")
+    named = run("seen.py:seen", "--pool", "three", "--env", "COLOUR=blue")
+
+    assert plain.out == "['blue', 'round', None]\n", plain.err
+    assert named.out == "['blue', 'round', '3']\n", named.err
+
+
 def test_a_skyfile_sees_and_changes_the_run(run: Skyward, project: Path, read_lines: Read) -> None:
     (project / "skyfile.py").write_text(
         "import json, skyward as sky\n"
