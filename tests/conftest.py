@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -50,6 +51,17 @@ def _marked(mark: str) -> dict[int, str]:
         except (ValueError, OSError):
             continue
     return found
+
+
+@pytest.fixture
+def forgotten_modules(tmp_path: Path) -> Iterator[None]:
+    """Modules that are imported from the test's directory are forgotten again, and so is the way there."""
+    known, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - known:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,11 @@ Invoke = Callable[..., Answered]
 
 @pytest.fixture
 def invoke(
-    empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    empty_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    forgotten_modules: None,
 ) -> Iterator[Invoke]:
     """`invoke("plugins", "--json")` in an empty home and an empty current directory, without a terminal."""
     from skyward import cli, config, plugins

@@ -117,13 +117,17 @@ def test_a_report_for_continuous_integration(run: Skyward, project: Path) -> Non
 
 def test_what_did_not_start_is_skipped_in_the_report(run: Skyward, project: Path) -> None:
     file = project / "junit.xml"
+    (project / "slow.py").write_text(
+        "import time\nimport skyward as sky\n\n@sky.compute\ndef step(i):\n    time.sleep(0.05)\n    assert i != 3\n\n"
+        "def steps():\n    for i in range(60):\n        yield step(i)\n"
+    )
 
-    run("train.py:folds", "-x", "--junitxml", str(file), "--", "-n", "60")
+    run("slow.py:steps", "-x", "--junitxml", str(file))
 
     told = cases(file)
     assert len(told) == 60
-    assert told["fold[3]"] == "failure"
-    assert told["fold[59]"] == "skipped"
+    assert told["step[3]"] == "failure"
+    assert told["step[59]"] == "skipped"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def eventually(is_true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def words(process: Any) -> str:
+    """Its command line; "" if it has ended meanwhile."""
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 # -- user data ------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +182,7 @@ def test_a_machine_sees_its_own_processes_and_has_just_booted(desk: Desk, cloud:
     machine = cloud.machine(id)
     before = len(machine.processes())
     desk.ask(client, "setsid sleep 321 >/dev/null 2>&1 </dev/null &")
-    eventually(lambda: any("321" in " ".join(p.cmdline()) for p in machine.processes()))
+    eventually(lambda: any("321" in words(process) for process in machine.processes()))
 
     assert len(machine.processes()) > before
     assert float(desk.ask(client, "cut -d' ' -f1 /proc/uptime")) < 60
