@@ -36,7 +36,7 @@ demo: .venv/base
 
 test: .venv/test
 	@tests/install-sshd
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --durations=20 $(ARGS)
 
 check: .venv/test
 	@$(BIN)/ruff check .
