@@ -72,7 +72,7 @@ def test_two_clients_of_one_task_and_one_disk_do_not_touch_each_others_machines(
     start: Start, ec2: SimulatedEC2, skyward: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skyward.cloud.gc.GRACE_S", 0.0)
-    quick, slow = start("--", "1"), start("--", "12")
+    quick, slow = start("--", "8"), start("--", "20")
     deadline = time.monotonic() + 60
     while len(ec2.running()) < 4:
         assert time.monotonic() < deadline
