@@ -52,6 +52,7 @@ class Briefing:
     def __init__(self, order: FleetOrder) -> None:
         self._order = order
         self._lock = threading.Lock()
+        self._packing = threading.Lock()
         self._peers: list[Peer] = []
         self._head_port = 0
         self._archive: Archive | None = None
@@ -94,7 +95,8 @@ class Briefing:
         project: Path | None = self._order.project
         if project is None:
             return {"runtime": runtime_archive()}
-        archive = project_archive(project)
+        with self._packing:  # nodes get here together: one packs, and the others get the same
+            archive = project_archive(project)
         self._tell_of_what_stays(archive, project)
         return {"runtime": runtime_archive(), "project": archive, "sys_path": import_paths(project)}
 
