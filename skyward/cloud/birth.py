@@ -80,12 +80,20 @@ class Birth:
         self._pin(node, link)
         self._journal.record("ready", id=node.instance.id, node=node.index, endpoint=reachable(link.endpoint))
 
-    def renew(self, node: Node, link: Link, told: Callable[[float, str | None], None]) -> Renewal | None:
-        """Begins to give a machine another host key; None where it was not born with one of ours. `told` hears how
-        long it took, in seconds, and what went wrong."""
-        if not self.is_ours(node, link.endpoint):
-            return None
-        return Renewal(link, told, lambda: self._pin(node, link))
+    def renew(
+        self,
+        node: Node,
+        link: Link,
+        *,
+        told: Callable[[float, str | None], None],
+        failed: Callable[[SkywardError], None],
+    ) -> None:
+        """Begins to give a machine another host key, in a thread of its own; nothing where it was not born with one of ours.
+        `told` hears how long it took, in seconds, and what went wrong; then `failed` is called, unless the link was
+        closed."""
+        if self.is_ours(node, link.endpoint):
+            renewal = Renewal(link, told, failed, lambda: self._pin(node, link))
+            threading.Thread(target=renewal.run, name=f"skyward-host-key-n{node.index}", daemon=True).start()
 
     def _pin(self, node: Node, link: Link) -> None:
         if self._keys is not None and node.is_billed:
@@ -93,22 +101,21 @@ class Birth:
 
 
 class Renewal:
-    """One machine gets a host key that nobody else has seen, in a thread of its own."""
+    """One machine gets a host key that nobody else has seen."""
 
     def __init__(
-        self, link: Link, told: Callable[[float, str | None], None], pin: Callable[[], None]
+        self,
+        link: Link,
+        told: Callable[[float, str | None], None],
+        failed: Callable[[SkywardError], None],
+        pin: Callable[[], None],
     ) -> None:
         self._link = link
         self._told = told
+        self._failed = failed
         self._pin = pin
-        self._on_failure: Callable[[SkywardError], None] = lambda _: None
 
-    def start(self, on_failure: Callable[[SkywardError], None]) -> None:
-        """`on_failure` is called from that thread, unless the link was closed."""
-        self._on_failure = on_failure
-        threading.Thread(target=self._run, name=f"skyward-host-key-n{self._link.node}", daemon=True).start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         from skyward.cloud.hostkeys import rotate
 
         began, link = time.monotonic(), self._link
@@ -124,7 +131,7 @@ class Renewal:
             if not link.is_closed:
                 problem = error if isinstance(error, SkywardError) else BootstrapError(str(error))
                 self._told(time.monotonic() - began, str(problem))
-                self._on_failure(problem)
+                self._failed(problem)
         else:
             self._told(time.monotonic() - began, None)
 

@@ -157,9 +157,7 @@ class Preparation:
             else:
                 link.close()
 
-        renewal = self._birth.renew(node, link, told)
-        if renewal is not None:
-            renewal.start(failed)
+        self._birth.renew(node, link, told=told, failed=failed)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
