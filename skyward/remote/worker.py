@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    # header, tasks, from which up to before which of them to run, payload
+    Work = tuple[dict[str, Any], Sequence[int], int, int, bytes]
+
 NOTIFY_EVERY_S = 0.002
 """How often the agent is woken while quick tasks follow each other, seconds."""
 REST_S = 50e-6
@@ -63,8 +66,8 @@ class Channel:
         self._is_pipe_used = False
         self._header: tuple[bytes, dict[str, Any]] = (b"", {})
 
-    def receive(self) -> tuple[dict[str, Any], Sequence[int], int, int, bytes] | None:
-        """The next chunk: header, tasks, from which up to before which to run, payload. None when the agent is gone."""
+    def receive(self) -> Work | None:
+        """The next chunk, or None when the agent is gone."""
         work = wire.WORK
         data = self._received or os.read(self._commands, 65536)
         if len(data) < work.size:
@@ -245,40 +248,25 @@ class Worker:
             message = self.channel.receive()
             if message is None:
                 return
-            header, ids, low, high, payload = message
+            header, ids, *_ = message
             if ids:
-                self._run_chunk(header, ids, low, high, payload, surroundings)
+                self._run_chunk(message, surroundings)
             else:
                 self._read_ahead(header["digest"], header["total"])
 
     # -- one chunk --
 
-    def _run_chunk(
-        self,
-        header: dict[str, Any],
-        ids: Sequence[int],
-        low: int,
-        high: int,
-        payload: bytes,
-        surroundings: Surroundings,
-    ) -> None:
+    def _run_chunk(self, chunk: Work, surroundings: Surroundings) -> None:
         self._in_chunk, self._is_last = True, False
         try:
-            self._run_tasks(header, ids, low, high, payload, surroundings)
+            self._run_tasks(chunk, surroundings)
         finally:
             if self._in_chunk:
                 self._in_chunk = False
                 self.channel.tell(b"d")
 
-    def _run_tasks(
-        self,
-        header: dict[str, Any],
-        ids: Sequence[int],
-        low: int,
-        high: int,
-        payload: bytes,
-        surroundings: Surroundings,
-    ) -> None:
+    def _run_tasks(self, chunk: Work, surroundings: Surroundings) -> None:
+        header, ids, low, high, payload = chunk
         try:
             self._equip()
             function = self._function(header["fn"])
