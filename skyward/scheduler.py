@@ -47,7 +47,6 @@ from skyward.remote.codec import (
     encode_call,
     encode_function,
     encode_rows,
-    is_atomic,
     meaning_of,
     read_error,
     read_long,
@@ -83,26 +82,26 @@ class _Group:
     """The tasks of one `submit`."""
 
     __slots__ = (
-        "blobs",
         "functions",
         "identities",
+        "is_alone",
         "is_cancelled",
         "is_killed",
-        "left",
         "mean_s",
         "place",
         "sink",
     )
 
-    def __init__(self, sink: Sink, place: tuple[int, int] | None, size: int) -> None:
+    def __init__(self, sink: Sink, place: tuple[int, int] | None, *, is_alone: bool = False) -> None:
         self.sink = sink
+        self.is_alone = is_alone
+        """Whether it is one task: how long that takes tells nothing about others."""
         self.place = place
         """Number of the node, and which of its workers, that runs all of it; None is any."""
-        self.left = size
         self.mean_s: float | None = None
         self.is_cancelled = self.is_killed = False
         self.functions: dict[int, Blob | SerializationError] = {}
-        self.identities = Identities()
+        self.identities: Identities | None = None
 
     def learn(self, total_s: float, count: float) -> None:
         """So many tasks have taken so long."""
@@ -221,6 +220,7 @@ def _load(node: _Node) -> float:
 
 _ARRIVING = (wire.RECORD_LONG, wire.RECORD_COMING)
 _NONE, _DEATH = wire.RECORD_NONE, wire.RECORD_DEATH
+_HEAD = wire.RECORD.size
 Resolution = tuple[_Entry, Outcome]
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What reading plain data raises when it is not what we would have written."""
@@ -236,7 +236,8 @@ class SSHEngine(Engine):
         self._lock = threading.RLock()
         self._nodes: list[_Node] = []
         self._by_link: dict[Link, _Node] = {}
-        self._functions: dict[int, tuple[Any, Any, Blob]] = {}
+        self._functions: dict[int, tuple[Any, Any, Any, Blob]] = {}
+        """What was sent, what was decorated, what it meant (see `meaning_of`), and what stands for it."""
         self._waiting: deque[_Entry] = deque()
         self._pinned: dict[tuple[int, int], deque[_Entry]] = {}
         self._abandoned: set[int] = set()
@@ -247,6 +248,8 @@ class SSHEngine(Engine):
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._clock: threading.Thread | None = None
+        self._is_resting = False
+        """Whether the clock waits for work. Asked for every task, which is less than to wake somebody who is awake."""
         self._is_safe = context.results == "safe"
         self._names: dict[int, tuple[str, int]] = {}
         self.executions = 0
@@ -270,23 +273,54 @@ class SSHEngine(Engine):
 
     def submit(self, tasks: Sequence[Task], sink: Sink, *, worker: int | None = None) -> object:
         """Queues a group; see `Engine.submit`."""
+        if worker is None and len(tasks) == 1:
+            return self._submit_one(tasks[0], sink)
         place = None
         if worker is not None:
             with self._lock:
                 place = self._place(worker)
-        group = _Group(sink, place, len(tasks))
+        group = _Group(sink, place)
         entries = [_Entry(task, group, index) for index, task in enumerate(tasks)]
         with self._lock:
-            if self._is_stopped:
-                raise TaskCancelled("the pool is stopped: no task can be submitted to it")
-            if place is None:
-                self._waiting.extend(entries)
-            else:
-                self._pinned.setdefault(place, deque()).extend(entries)
-        if not self._wake.is_set():
-            self._wake.set()
+            self._take_on(entries)
         self._move_on()
         return group
+
+    def _submit_one(self, task: Task, sink: Sink) -> _Group:
+        """For a task that comes alone somebody waits, as a rule: it goes past the queue when there is none and a node is idle."""
+        group = _Group(sink, None, is_alone=True)
+        entry = _Entry(task, group, 0)
+        with self._lock:
+            node = self._freest() if not self._waiting and not self._is_stopped else None
+            if node is None:
+                self._take_on([entry])
+            else:
+                self._put_on_way(node, (entry,))
+                if self._is_resting:
+                    self._wake.set()
+        if node is None:
+            self._move_on()
+        elif failed := self._send(node, ((entry,),)):
+            self._settle(failed)
+        return group
+
+    def _freest(self) -> _Node | None:
+        """A node that has nothing to do, or would start one more task when it is through with what it has."""
+        best, least = None, 2.0
+        for node in self._nodes:
+            if node.is_usable and (load := len(node.on_way) / node.slots) < least:
+                best, least = node, load
+        return best
+
+    def _take_on(self, entries: list[_Entry]) -> None:
+        """Puts tasks of one group into their queue; call with the lock held."""
+        if self._is_stopped:
+            raise TaskCancelled("the pool is stopped: no task can be submitted to it")
+        place = entries[0].group.place if entries else None
+        queue = self._waiting if place is None else self._pinned.setdefault(place, deque())
+        queue.extend(entries)
+        if self._is_resting:
+            self._wake.set()
 
     def drain(self, node: Link) -> None:
         """A node gets nothing new; what it has not started moves to others, what runs there may end."""
@@ -416,23 +450,28 @@ class SSHEngine(Engine):
         return list(chosen.values())
 
     def _choose_pinned(self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]]) -> None:
-        if not any(self._pinned.values()):
-            return
-        for (number, _), queue in self._pinned.items():
-            node = next((one for one in self._nodes if one.link.node == number and one.is_usable), None)
-            while queue and node is not None:
+        for place, queue in list(self._pinned.items()):
+            node = next((one for one in self._nodes if one.link.node == place[0] and one.is_usable), None)
+            if node is None:
+                continue
+            while queue:
                 self._assign(chosen, node, [queue.popleft()])
+            del self._pinned[place]
 
     def _assign(
         self, chosen: dict[int, tuple[_Node, list[list[_Entry]]]], node: _Node, entries: list[_Entry]
     ) -> None:
+        self._put_on_way(node, entries)
+        chosen.setdefault(id(node), (node, []))[1].append(entries)
+
+    def _put_on_way(self, node: _Node, entries: Sequence[_Entry]) -> None:
+        """From now on these are one chunk on their way to a node; call with the lock held."""
         chunk, now = next(self._chunk_ids), time.monotonic()
         for entry in entries:
             entry.wire_id = next(self._wire_ids)
             entry.chunk, entry.link, entry.sent_at = chunk, node.link, now
             node.on_way[entry.wire_id] = entry
         self.executions += len(entries)
-        chosen.setdefault(id(node), (node, []))[1].append(entries)
 
     def _room(self, node: _Node, group: _Group) -> int:
         """How many more tasks of a group may be on their way to a node."""
@@ -463,18 +502,19 @@ class SSHEngine(Engine):
             taken.append(waiting.popleft())
         return taken
 
-    def _send(self, node: _Node, chunks: list[list[_Entry]]) -> list[Resolution]:
+    def _send(self, node: _Node, chunks: Sequence[Sequence[_Entry]]) -> list[Resolution]:
         """Encodes and sends chunks to one node; gives back the tasks that cannot travel."""
         headers: list[bytes] = []
         payloads: list[bytes] = []
         failed: list[Resolution] = []
         size = 0
+        is_told = self.context.wants(TaskStarted)
         for entries in chunks:
             header, payload, bad = self._encode(node, entries)
             failed += bad
             if not header:
                 continue
-            if self.context.wants(TaskStarted):
+            if is_told:
                 self._tell_started(node, entries)
             headers.append(header)
             payloads.append(payload)
@@ -490,7 +530,7 @@ class SSHEngine(Engine):
                 node.link.send(wire.CANCEL, {"chunks": [entries[0].chunk], "kill": group.is_killed})
         return failed
 
-    def _tell_started(self, node: _Node, entries: list[_Entry]) -> None:
+    def _tell_started(self, node: _Node, entries: Sequence[_Entry]) -> None:
         """Told before they are sent, so that no task ends before it has begun."""
         number = node.link.node
         for entry in entries:
@@ -498,69 +538,66 @@ class SSHEngine(Engine):
                 TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=number, worker=-1)
             )
 
-    def _encode(self, node: _Node, entries: list[_Entry]) -> tuple[bytes, bytes, list[Resolution]]:
+    def _encode(self, node: _Node, entries: Sequence[_Entry]) -> tuple[bytes, bytes, Sequence[Resolution]]:
         """The header and the payload of a chunk, nothing if none of it can travel, and what cannot."""
         first = entries[0]
         group = first.group
-        failed: list[Resolution] = []
-        try:
-            function = self._function(group, first.task)
-        except SerializationError as error:
-            return b"", b"", [(entry, _failed(error)) for entry in self._forget(node, entries)]
+        function = group.functions.get(id(first.task.fn)) or self._function(group, first.task.fn)
+        if isinstance(function, SerializationError):
+            return b"", b"", [(entry, _failed(function)) for entry in self._forget(node, entries)]
         limit = first.task.options.timeout_s
         timeout = limit if limit is not None else self.context.timeout_s
         worker = None if group.place is None else group.place[1]
-        needs: dict[str, Blob] = {function.digest: function}
-        if all(not entry.task.kwargs and is_atomic(entry.task.args) for entry in entries):
-            rows = encode_rows([entry.task.args for entry in entries])
+        failed: list[Resolution] = []
+        rows = encode_rows([entry.task for entry in entries])
+        if rows is not None:
+            blobs: tuple[Blob, ...] = (function,)
             header, head = _rows_of(function.digest, timeout, worker)
             body = head + rows
         else:
             calls: dict[int, EncodedCall] = {}
+            identities = group.identities = group.identities or Identities()
             for entry in entries:
                 try:
                     calls[entry.wire_id] = encode_call(
-                        entry.name, entry.task.args, entry.task.kwargs, group.identities
+                        entry.name, entry.task.args, entry.task.kwargs, identities
                     )
                 except SerializationError as error:
                     failed += [(one, _failed(error)) for one in self._forget(node, [entry])]
             if not calls:
                 return b"", b"", failed
             entries = [entry for entry in entries if entry.wire_id in calls]
-            needs.update((blob.digest, blob) for call in calls.values() for blob in call.blobs)
+            needs = {blob.digest: blob for call in calls.values() for blob in (function, *call.blobs)}
+            blobs = tuple(needs.values())
             header, body = _calls_of(calls, list(needs), timeout, worker, bool(failed))
-        blobs = tuple(needs.values())
         for entry in entries:
             entry.blobs = blobs
-        node.link.ensure(blobs)
-        self._keep_budget(node)
+        if node.link.ensure(blobs):
+            self._keep_budget(node)
         start = wire.CHUNK_HEAD.pack(first.chunk, entries[0].wire_id, len(entries), len(body))
         return header, start + body, failed
 
-    def _function(self, group: _Group, task: Task) -> Blob:
-        found = group.functions.get(id(task.fn))
-        if found is None:
-            try:
-                found = self._encode_function(task.fn)
-            except SerializationError as error:
-                found = error
-            group.functions[id(task.fn)] = found
-        if isinstance(found, SerializationError):
-            raise found
+    def _function(self, group: _Group, fn: Callable[..., Any]) -> Blob | SerializationError:
+        """What stands for a function in this group; what stood for it before, if it can only mean the same."""
+        known = self._functions.get(id(fn))
+        if known is not None and known[0] is fn and meaning_of(known[1]) == known[2]:
+            found: Blob | SerializationError = known[3]
+        else:
+            found = self._encode_function(fn)
+        group.functions[id(fn)] = found
         return found
 
-    def _encode_function(self, fn: Callable[..., Any]) -> Blob:
-        """A function as a blob; the last one is used again as long as it can only mean the same."""
-        fn = undecorated(fn)
-        meaning = meaning_of(fn)
-        known = self._functions.get(id(fn))
-        if known is not None and known[0] is fn and meaning is not None and known[1] == meaning:
-            return known[2]
-        blob = encode_function(fn, self.context.importable)
+    def _encode_function(self, fn: Callable[..., Any]) -> Blob | SerializationError:
+        plain = undecorated(fn)
+        meaning = meaning_of(plain)
+        try:
+            blob = encode_function(plain, self.context.importable)
+        except SerializationError as error:
+            return error
         if meaning is not None:
             if len(self._functions) > MAX_FUNCTIONS:
                 self._functions.clear()
-            self._functions[id(fn)] = (fn, meaning, blob)
+            self._functions[id(fn)] = (fn, plain, meaning, blob)
         return blob
 
     def _keep_budget(self, node: _Node) -> None:
@@ -590,6 +627,7 @@ class SSHEngine(Engine):
         for place, queue in self._pinned.items():
             gone += [entry for entry in queue if wanted(entry)]
             self._pinned[place] = deque(entry for entry in queue if not wanted(entry))
+        self._pinned = {place: queue for place, queue in self._pinned.items() if queue}
         return gone
 
     def _requeue(self, entries: Iterable[_Entry]) -> None:
@@ -609,9 +647,14 @@ class SSHEngine(Engine):
 
     def on_records(self, link: Link, payload: Any) -> None:
         """Outcomes of tasks. Records of attempts that were given up find no entry and are ignored."""
-        node = self._node(link)
+        node = self._by_link.get(link)
         if node is None:
             return
+        if len(payload) >= _HEAD:
+            length, wire_id, kind, seconds = wire.RECORD.unpack_from(payload)
+            if length == len(payload) - _HEAD and kind not in _ARRIVING:
+                self._on_record(node, wire_id, kind, seconds, payload[_HEAD:])
+                return
         found: list[tuple[_Entry, int, float, memoryview]] = []
         nonsense: Exception | None = None
         with self._lock:
@@ -635,6 +678,26 @@ class SSHEngine(Engine):
         if nonsense is not None:
             raise nonsense
         self._move_on()
+
+    def _on_record(self, node: _Node, wire_id: int, kind: int, seconds: float, body: memoryview) -> None:
+        """The outcome of a task that comes alone; what is done for many takes longer."""
+        link = node.link
+        with self._lock:
+            node.is_suspected = False
+            entry = node.on_way.pop(wire_id, None)
+            if entry is None:
+                return
+            if link.fetches:
+                link.stop_fetching(f"r{wire_id}")
+            if kind != _DEATH and not entry.group.is_alone:
+                entry.group.learn(seconds, 1)
+        outcome = self._outcome(link, entry, kind, seconds, body)
+        if outcome.error is None:
+            self._deliver(((entry, outcome),))
+        else:
+            self._settle([(entry, outcome)])
+        if self._waiting or self._pinned:
+            self._move_on()
 
     def _outcome(self, link: Link, entry: _Entry, kind: int, seconds: float, body: memoryview) -> Outcome:
         """What a record says."""
@@ -888,7 +951,7 @@ class SSHEngine(Engine):
             return False
         return entry.failures < (own or 0)
 
-    def _deliver(self, resolutions: list[Resolution]) -> None:
+    def _deliver(self, resolutions: Sequence[Resolution]) -> None:
         wants = self.context.wants(TaskFinished)
         for entry, outcome in resolutions:
             entry.blobs = ()
@@ -906,12 +969,7 @@ class SSHEngine(Engine):
     def _tick_forever(self) -> None:
         before = time.monotonic()
         while not self._stop.is_set():
-            busy = bool(self._waiting) or any(node.on_way for node in self._nodes)
-            if busy:
-                self._stop.wait(CLOCK_S)
-            else:
-                self._wake.wait(HEARTBEAT_S / 2)
-            self._wake.clear()
+            self._rest()
             now = time.monotonic()
             paused, before = now - before > PAUSED_S, now
             for node in list(self._nodes):
@@ -921,6 +979,17 @@ class SSHEngine(Engine):
             self._balance(now)
             if self._waiting:
                 self._move_on()
+
+    def _rest(self) -> None:
+        """Until the next look at everything: soon, or when somebody brings work."""
+        self._is_resting = True  # said before it is looked, and asked after work was brought: so none is overlooked
+        if self._waiting or any(node.on_way for node in self._nodes):
+            self._is_resting = False
+            self._stop.wait(CLOCK_S)
+        else:
+            self._wake.wait(HEARTBEAT_S / 2)
+            self._is_resting = False
+        self._wake.clear()
 
     def _watch(self, node: _Node, now: float) -> None:
         """Heartbeats, suspicion, and the end of patience, for one node."""
@@ -961,11 +1030,6 @@ class SSHEngine(Engine):
 
 def _learn(found: list[tuple[_Entry, int, float, memoryview]]) -> None:
     """Updates the mean duration of each group from tasks that ran to their end."""
-    if len(found) == 1:
-        entry, kind, seconds, _ = found[0]
-        if kind != _DEATH:
-            entry.group.learn(seconds, 1)
-        return
     totals: dict[_Group, list[float]] = {}
     group, total = None, [0.0, 0]
     for entry, kind, seconds, _ in found:

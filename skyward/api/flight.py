@@ -298,7 +298,7 @@ class SequelSink:
 class Call:
     """One task whose value somebody waits for here and now: what a round trip takes is what matters."""
 
-    __slots__ = ("__weakref__", "_engine", "_failure", "_outcome", "_over", "_task")
+    __slots__ = ("_engine", "_failure", "_outcome", "_over", "_task")
 
     def __init__(self, engine: Engine, task: Task) -> None:
         self._engine = engine

@@ -317,7 +317,10 @@ class ComputePool(target.Target):
 
     def run(self, pending: PendingCompute[R], /) -> R:
         """Runs one call on one worker, and gives what it returns; `pending >> pool` is the same."""
-        result: R = self._need().call(_joined(pending))
+        running = self._running
+        if running is None or self._pid != os.getpid():
+            running = self._need()
+        result: R = running.call(_joined(pending))
         return result
 
     def broadcast(self, pending: PendingCompute[R], /) -> tuple[R, ...]:

@@ -60,8 +60,10 @@ class Running:
         self._plugins = plugins
         self._began = time.monotonic()
         self._project: Path | None = project_root() if options.image.project else None
-        self._flights: WeakSet[Call | Flight | TaskFuture] = WeakSet()
+        self._flights: WeakSet[Flight | TaskFuture] = WeakSet()
         self._flying = threading.Lock()
+        self._calls: set[Call] = set()
+        """Somebody waits for each of them. No lock: one operation changes it, and one copies it."""
         self._guard: threading.Timer | None = None
         self._on_nodes: Callable[[str], bool] | None = None
         self._display: Display | None = None
@@ -235,7 +237,7 @@ class Running:
 
     def _abort(self, error: SkywardError) -> None:
         with self._flying:
-            flights = list(self._flights)
+            flights = [*self._flights, *self._calls.copy()]
         for flight in flights:
             flight.abort(error)
 
@@ -244,8 +246,13 @@ class Running:
     def call(self, task: Task) -> Any:
         """The result of one task."""
         call = Call(self._ready_engine(), task)
-        self._launch(call)
-        return call.result()
+        self._calls.add(call)
+        try:
+            if self.ended_by is not None:  # between the check and now
+                raise self.ended_by
+            return call.result()
+        finally:
+            self._calls.discard(call)
 
     def collect(self, tasks: Iterable[Task], *, keep_errors: bool = False) -> list[Any]:
         """All results, in order."""
@@ -279,7 +286,7 @@ class Running:
         self._launch(future)
         return future
 
-    def _launch(self, flight: Call | Flight | TaskFuture) -> None:
+    def _launch(self, flight: Flight | TaskFuture) -> None:
         with self._flying:
             self._flights.add(flight)
         if self.ended_by is not None:  # between the check and now

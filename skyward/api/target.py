@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import ModuleType
@@ -15,24 +14,24 @@ if TYPE_CHECKING:
     from skyward.api.compute import PendingCompute, _Group
 
 
-class Target(ABC):
-    """What can stand on the right of `>>` and `@`."""
+class Target:
+    """What can stand on the right of `>>` and `@`. A plain class: asking whether something is one is part of every call."""
 
-    @abstractmethod
     def run(self, pending: PendingCompute[Any], /) -> Any:
         """Runs one call on one worker, and gives what it returns."""
+        raise NotImplementedError
 
-    @abstractmethod
     def broadcast(self, pending: PendingCompute[Any], /) -> tuple[Any, ...]:
         """Runs one call on every worker; results by rank."""
+        raise NotImplementedError
 
-    @abstractmethod
     def gather(self, group: _Group, /) -> tuple[Any, ...]:
         """Runs a group; results in its order."""
+        raise NotImplementedError
 
-    @abstractmethod
     def stream(self, group: _Group, /) -> Iterator[Any]:
         """Runs a group; results as they finish."""
+        raise NotImplementedError
 
 
 active: ContextVar[Target | None] = ContextVar("skyward_active_pool", default=None)

@@ -28,9 +28,12 @@ from skyward.errors import (
     ResultTooLarge,
     SerializationError,
 )
+from skyward.model.task import Task
 from skyward.remote import wire
 
 INLINE = wire.INLINE
+ATOM_LENGTH = 1024
+"""Longer text and bytes may be worth sending once for many calls."""
 SAMPLE = 4096
 NAMED_CODES = 256
 """Functions whose names are remembered."""
@@ -152,17 +155,17 @@ _names = _Names()
 # -- out -----------------------------------------------------------------------------------------------------
 
 
-def is_atomic(args: tuple[Any, ...]) -> bool:
-    """Whether these are short values without identity, so that many calls may share one pickle."""
-    for value in args:
-        kind = type(value)
-        if kind not in _ATOMS or (kind in (str, bytes) and len(value) > 1024):
-            return False
-    return True
-
-
-def encode_rows(rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """The arguments of many calls with atomic arguments."""
+def encode_rows(tasks: Iterable[Task]) -> bytes | None:
+    """The arguments of many calls in one pickle, which they may share if all are short values without identity; else None."""
+    rows = []
+    for task in tasks:
+        if task.kwargs:
+            return None
+        for value in task.args:
+            kind = type(value)
+            if kind not in _ATOMS or (kind in (str, bytes) and len(value) > ATOM_LENGTH):
+                return None
+        rows.append(task.args)
     return pickle.dumps(rows, 5)
 
 

@@ -381,8 +381,8 @@ class Link:
         finally:
             self._writing.release()
 
-    def ensure(self, blobs: Iterable[Blob]) -> None:
-        """Queues what this node does not have yet; each blob crosses the link once."""
+    def ensure(self, blobs: Iterable[Blob]) -> bool:
+        """Queues what this node does not have yet, and says whether there was any; each blob crosses the link once."""
         missing = []
         for blob in blobs:
             if blob.digest in self._sent:
@@ -391,13 +391,13 @@ class Link:
                 self._sent[blob.digest] = blob.size
                 missing.append(blob)
         if not missing:
-            return
+            return False
         for blob in missing:
             if blob.size <= wire.CHUNK:
                 self._send_now(blob)
         long = [blob for blob in missing if blob.size > wire.CHUNK]
         if not long:
-            return
+            return True
         with self._bulk_wanted:
             self._bulk.extend(long)
             if self._bulk_thread is None:
@@ -406,6 +406,7 @@ class Link:
                 )
                 self._bulk_thread.start()
             self._bulk_wanted.notify()
+        return True
 
     def forget(self, digests: Iterable[str]) -> None:
         """Lets the node drop blobs."""

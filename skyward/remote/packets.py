@@ -178,10 +178,16 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         while self._decrypt is not None:
             packet, end = self._open()
             kind = packet[1]
-            if kind == MSG_CHANNEL_DATA and self._deliver(packet, end):
-                if self._is_rekey_due:
-                    raise NeedRekeyException
-                continue
+            if kind == MSG_CHANNEL_DATA:
+                channel, size = _DATA.unpack_from(packet, 1)[1:]
+                sink = self.sinks.get(channel)
+                if sink is not None:
+                    if 10 + size != end:
+                        raise paramiko.SSHException("malformed channel data")
+                    sink.deliver(packet[10:end])
+                    if self._is_rekey_due:
+                        raise NeedRekeyException
+                    continue
             message = Message(packet[2:end])
             message.seqno = self._packets_in - 1
             return kind, message
@@ -194,9 +200,9 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         """Channel data in packets of at most `packet_bytes`, in one send."""
         if self._encrypt is not None and len(data) <= packet_bytes:
             with self._lock:
-                packet = b"".join(self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(data)), data))
+                sealed = self._seal(_DATA.pack(MSG_CHANNEL_DATA, channel, len(data)), data)
                 try:
-                    self._sock.sendall(packet)
+                    self._sock.sendall(b"".join(sealed))
                 except OSError as error:
                     raise EOFError(str(error)) from error
             return
@@ -234,16 +240,6 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
         except ValueError:
             return True  # closed meanwhile: sending will say so
         return bool(poll.poll(0))
-
-    def _deliver(self, packet: bytes, end: int) -> bool:
-        channel, size = _DATA.unpack_from(packet, 1)[1:]
-        sink = self.sinks.get(channel)
-        if sink is None:
-            return False
-        if 10 + size != end:
-            raise paramiko.SSHException("malformed channel data")
-        sink.deliver(packet[10:end])
-        return True
 
     def _open(self) -> tuple[bytes, int]:
         """The next decrypted packet (padding length, payload, padding), and where its payload ends."""
@@ -295,31 +291,27 @@ class FastPacketizer(Packetizer):  # type: ignore[misc]
     def _need(self, n: int) -> None:
         """Blocks until `n` bytes lie in the buffer, from `_start`."""
         while self._end - self._start < n:
-            self._make_room(n)
-            got = self._receive(self._view[self._end :])
+            if self._start == self._end and n <= len(self._view):
+                self._start = self._end = 0
+            else:
+                self._make_room(n)
+            if self.late:
+                lull(self.late)
+            try:
+                got = self._sock.recv_into(self._view[self._end :])
+            except OSError:
+                if self._is_closed:
+                    raise EOFError from None
+                raise
+            if not got:
+                raise EOFError
             if self.is_starting and hasattr(socket, "TCP_QUICKACK"):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self._end += got
 
-    def _receive(self, view: memoryview) -> int:
-        if self.late:
-            lull(self.late)
-        try:
-            got: int = self._sock.recv_into(view)
-        except OSError:
-            if self._is_closed:
-                raise EOFError from None
-            raise
-        if not got:
-            raise EOFError
-        return got
-
     def _make_room(self, n: int) -> None:
         """Moves what is left (less than a packet) to the front, into a larger buffer if need be."""
         left = self._end - self._start
-        if not left and n <= len(self._view):
-            self._start = self._end = 0
-            return
         view = self._view if n <= len(self._view) else memoryview(bytearray(2 * n))
         view[:left] = self._view[self._start : self._end]
         self._view, self._start, self._end = view, 0, left
