@@ -982,7 +982,9 @@ class SSHEngine(Engine):
 
     def _rest(self) -> None:
         """Until the next look at everything: soon, or when somebody brings work."""
-        self._is_resting = True  # said before it is looked, and asked after work was brought: so none is overlooked
+        self._is_resting = (
+            True  # said before it is looked, and asked after work was brought: so none is overlooked
+        )
         if self._waiting or any(node.on_way for node in self._nodes):
             self._is_resting = False
             self._stop.wait(CLOCK_S)

@@ -26,7 +26,7 @@ from skyward.remote.unpack import check, unpack
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple
+    from typing import Any, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 OUTPUT_CAP = 1 << 20
 """How much of one task's output is sent live, bytes; all of it is in the log."""
@@ -183,6 +183,9 @@ class Client:
         self.link.close()
 
 
+_IN, _OUT = select.POLLIN, select.POLLOUT
+
+
 class Poller:
     """Who has something to say, by descriptor. `selectors` takes five times as long for the same answer."""
 
@@ -211,9 +214,7 @@ class Poller:
         for number, mask in self._poll.poll(math.ceil(seconds * 1000)):
             watched = self._watched.get(number)
             if watched is not None:
-                found.append(
-                    (watched[0], watched[1], bool(mask & ~select.POLLOUT), bool(mask & ~select.POLLIN))
-                )
+                found.append((watched[0], watched[1], mask & ~_OUT != 0, mask & ~_IN != 0))
         found.reverse()
         return found
 
@@ -291,7 +292,7 @@ class Agent:
                 pause = STARVED_S if self.is_starved else 0.0
             self.is_starved = False
             for what, whose, is_readable, is_writable in self.poller.wait(pause):
-                if isinstance(whose, Slot):
+                if type(whose) is Slot:
                     self._on_slot(whose, what, is_readable, is_writable)
                 else:
                     whose()
@@ -300,8 +301,10 @@ class Agent:
                 last_tick = now
                 self._bury_the_dead()
                 self._tick(now)
-            self._serve_fetches()
-            self._flush()
+            if self.fetches:
+                self._serve_fetches()
+            if self.client is not None and (self.client.out or self.client.is_writing):
+                self._flush()
         self._shut_down()
 
     def _on_signal(self, woken: int) -> None:
@@ -358,18 +361,16 @@ class Agent:
             direct = min(count, len(room)) if room else 0
             try:
                 if direct:
-                    self._handle_all(client.decoder.filled(direct))
+                    for frame in client.decoder.filled(direct):
+                        self._handle(*frame)
                 if count > direct:
-                    self._handle_all(client.decoder.feed(self.scratch[: count - direct]))
+                    for frame in client.decoder.feed(self.scratch[: count - direct]):
+                        self._handle(*frame)
             except wire.BadFrame:
                 self._detach()
                 return
             if client is not self.client or count < 65536:
                 return
-
-    def _handle_all(self, frames: Iterable[Tuple[int, Dict[str, Any], Any]]) -> None:
-        for kind, header, payload in frames:
-            self._handle(kind, header, payload)
 
     def _detach(self) -> None:
         if self.client is None:
@@ -657,32 +658,32 @@ class Agent:
             position += wire.CHUNK_HEAD.size
             chunk = Chunk(one, number, first, count, view[position : position + size])
             position += size
-            chunk.needs = chunk.needs - self.have
-            (self.waiting if chunk.needs else self.queue).append(chunk)
+            if self.have.issuperset(one["needs"]):
+                self.queue.append(chunk)
+            else:
+                chunk.needs = set(one["needs"]) - self.have
+                self.waiting.append(chunk)
         self._feed()
 
     def _feed(self) -> None:
         """Gives idle workers what is queued for them."""
-        if not self.queue:
-            return
-        idle = [slot for slot in self.slots if slot.state == "idle"]
-        while idle and self.queue:
-            if self.queue[0].worker is None:
-                idle.pop(0).assign(self.queue.popleft())
-                continue
-            slot, chunk = self._match(idle)
-            if slot is None:
+        queue = self.queue
+        for slot in self.slots:
+            if not queue:
                 return
-            idle.remove(slot)
-            self.queue.remove(chunk)
-            slot.assign(chunk)
+            if slot.state != "idle":
+                continue
+            if queue[0].worker is None:
+                slot.assign(queue.popleft())
+            elif (chunk := self._first_for(slot)) is not None:
+                queue.remove(chunk)
+                slot.assign(chunk)
 
-    def _match(self, idle: List[Slot]) -> Tuple[Any, Any]:
+    def _first_for(self, slot: Slot) -> Optional[Chunk]:
         for chunk in self.queue:
-            for slot in idle:
-                if chunk.worker is None or chunk.worker == slot.worker:
-                    return slot, chunk
-        return None, None
+            if chunk.worker is None or chunk.worker == slot.worker:
+                return chunk
+        return None
 
     def _on_recall(self, count: int) -> None:
         """Gives unstarted tasks back to the client: those that wait for a value, the end of the queue, then running
@@ -741,10 +742,10 @@ class Agent:
         if b"n" in letters or b"d" in letters:
             self._collect(slot)
         if record:
-            self._pass_on(slot, slot.split(record))
+            self._pass_on(slot, ((-1, 0, record),))
         if record or b"d" in letters:
             slot.chunk, slot.state = None, "idle"
-        if slot.state == "idle":
+        if self.queue and slot.state == "idle":
             self._feed()
         return True
 
@@ -760,7 +761,8 @@ class Agent:
             self._printed(slot, slot.current or 0, "err", output)
         self._pass_on(slot, slot.read_records())
 
-    def _pass_on(self, slot: Slot, found: List[Tuple[int, int, bytes]]) -> None:
+    def _pass_on(self, slot: Slot, found: Sequence[Tuple[int, int, bytes]]) -> None:
+        """What `Slot.split` found goes to the client."""
         outcomes = []
         for kind, task, data in found:
             if kind == wire.RECORD_OUT or kind == wire.RECORD_ERR:
@@ -773,7 +775,7 @@ class Agent:
                         self._end_of_output(ended)
             slot.tail = b""  # the last words kept are those of the task that runs
         if outcomes:
-            self._results(b"".join(outcomes))
+            self._results(b"".join(outcomes) if len(outcomes) > 1 else outcomes[0])
 
     def _printed(self, slot: Slot, task: int, stream: str, data: bytes) -> None:
         if not data:

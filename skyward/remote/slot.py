@@ -17,7 +17,7 @@ from skyward.remote.lean import signal, socket, to_json
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
 
 GRACE_S = 1.0
 """Between the polite and the final signal, seconds."""
@@ -51,13 +51,13 @@ class Chunk:
         self.ids: Sequence[int] = header.get("ids") or range(first, first + count)
         self.timeout = header.get("timeout")
         self.worker = header.get("worker")
-        self.needs = set(header["needs"])
+        self.needs: Set[str] = set()
+        """What has to come before it can be run."""
 
     def part(self, low: int, high: int) -> Chunk:
         """The same chunk, from its task `low` up to before `high`."""
         chunk = Chunk(self.header, self.id, self.first, self.count, self.body)
         chunk.low, chunk.high = low, high
-        chunk.needs = set()
         return chunk
 
     def takes_whole(self, digest: str) -> bool:

@@ -124,8 +124,9 @@ class Decoder:
             BadFrame: these bytes cannot be a frame; nothing after them can be trusted.
         """
         view = memoryview(data)
-        room = self.room
-        if room is not None:
+        if self._long:
+            room = self.room
+            assert room is not None
             take = min(len(room), len(view))
             room[:take] = view[:take]
             view = view[take:]
@@ -144,9 +145,10 @@ class Decoder:
             kind, header, start, length = head
             end = start + length
             if end <= len(view) and (length <= INLINE or kind != PIECE):
-                payload = bytes(view[start:end])
+                yield kind, header, bytes(view[start:end])
+                if end == len(view):
+                    return
                 view = view[end:]
-                yield kind, header, payload
             elif length <= INLINE:
                 self._wanted = end
                 self._buffer += view

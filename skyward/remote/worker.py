@@ -145,8 +145,10 @@ class Channel:
             self._is_pipe_used = False
             self.tell(b"d")
         else:
-            is_used, self._is_pipe_used = self._is_pipe_used, False
-            self.tell((b"nf" if is_used else b"f") + record)
+            letters = b"nf" if self._is_pipe_used else b"f"
+            self._is_pipe_used = False
+            self._notified_at = time.monotonic()
+            os.write(self._commands, letters + record)
 
 
 class Output(io.RawIOBase):
@@ -269,7 +271,7 @@ class Worker:
         header, ids, low, high, payload = chunk
         try:
             self._equip()
-            function = self._function(header["fn"])
+            function = self._functions.get(header["fn"]) or self._function(header["fn"])
             rows = pickle.loads(payload) if header["batch"] else None
         except BaseException as error:
             self._fail_all(ids[low:high], error)
@@ -399,11 +401,8 @@ class Worker:
     # -- what came over the wire --
 
     def _function(self, digest: str) -> Any:
-        function = self._functions.get(digest)
-        if function is None:
-            with open(os.path.join(self._blobs, digest), "rb") as file:
-                function = load_function(file.read())
-            self._functions[digest] = function
+        with open(os.path.join(self._blobs, digest), "rb") as file:
+            function = self._functions[digest] = load_function(file.read())
         return function
 
     def _arguments(self, call: dict[str, Any], data: bytes) -> tuple[Any, dict[str, Any]]:
