@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer, make_key, require_sshd
@@ -22,6 +23,10 @@ MakeChaos = Callable[[SSHServer], ChaosProxy]
 
 # sshd, losetup and mkfs lie where the PATH of an ordinary login does not lead.
 os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+# Tests run beside each other on few processors: how long one of them takes tells nothing about it.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 _RUN = "RUN_BY_SKYWARD_TESTS"
 _PATIENCE_S = 10.0

@@ -220,7 +220,7 @@ def test_a_bad_command_line_is_refused_at_once(invoke: Invoke) -> None:
 TEXT = st.text(max_size=30).filter(lambda text: "help" not in text and text not in ("-h", "--version"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     value=TEXT,
     line=st.sampled_from(
@@ -273,7 +273,7 @@ QUERY_OPTIONS = [
 NEARLY = st.from_regex(r"-?\d{0,4}(\.\d+)?(GB|h|d|%)?(\.\.)?\d{0,5}[a-zA-Z]*", fullmatch=True)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     option=st.sampled_from(QUERY_OPTIONS),
     value=TEXT | NEARLY,

@@ -78,7 +78,7 @@ def test_a_column_that_says_nothing_leaves() -> None:
 texts = st.text(max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(texts, texts), max_size=5), st.none() | st.integers(20, 200))
 def test_every_row_is_one_line_whatever_is_in_it(rows: list[tuple[str, str]], width: int | None) -> None:
     columns = [column("NAME", weight=9), column("OTHER")]
@@ -249,7 +249,7 @@ prices = st.none() | st.floats(0.0001, 5000)
 changes = st.lists(st.tuples(st.integers(0, 400), prices), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.text(max_size=40), changes), max_size=10), st.integers(0, 400))
 def test_any_prices_are_well_formed_and_inside_the_picture(
     lines: list[tuple[str, list[tuple[int, float | None]]]], days: int

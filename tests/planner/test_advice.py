@@ -63,7 +63,7 @@ def test_the_funnel_counts_what_each_wish_left() -> None:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(requirements(), markets)
 def test_the_funnel_adds_up(wants: Requirements, market: list[Offer]) -> None:
     plan = make_plan(wants, market, Cheapest())
@@ -188,7 +188,7 @@ def test_with_a_choice_only_what_is_cheaper_is_suggested() -> None:
     assert options(near, dear, regions=("north",)) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requirements(), markets)
 def test_a_suggested_offer_fits_once_its_wish_is_given_up(wants: Requirements, market: list[Offer]) -> None:
     plan = make_plan(wants, market, Cheapest())

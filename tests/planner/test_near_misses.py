@@ -79,7 +79,7 @@ def plan_of(catalog: Catalog, plugins: Plugins, wants: Requirements, **how: Any)
     return plan_from_catalog(wants, "cheapest", plugins=plugins, catalog=catalog, **how)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wants=requirements())
 def test_near_misses_rank_count_and_advise_like_everything(
     catalog: Catalog, plugins: Plugins, all_of_them: None, wants: Requirements

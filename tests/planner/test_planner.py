@@ -24,7 +24,7 @@ from skyward.model.sizes import Range
 from skyward.planner import CONSTRAINTS, cost_bound, make_plan, parse_allocation
 
 STRATEGIES = st.sampled_from((First(), Cheapest(), Available()))
-PLANS = settings(max_examples=80, deadline=None)
+PLANS = settings(max_examples=80)
 
 
 def plan_of(*offers: Offer, strategy: Strategy | None = None, **wishes: Any) -> Plan:

@@ -198,7 +198,7 @@ _PATTERNS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(top=_PATTERNS, inner=_PATTERNS)
 def test_the_same_files_travel_as_git_would_add(
     tmp_path_factory: pytest.TempPathFactory, top: list[str], inner: list[str]

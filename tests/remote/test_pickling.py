@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyward.remote.pickling import explain_unpicklable
@@ -194,7 +194,7 @@ def follow(value: Any, steps: list[str]) -> Any:
     return value
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     wraps=st.lists(st.tuples(st.sampled_from(_WRAPPERS), st.lists(_LEAF, max_size=3), _KEY), max_size=7),
     culprit=st.sampled_from([threading.Lock, iter_nothing]),

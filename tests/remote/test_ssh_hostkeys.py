@@ -261,7 +261,7 @@ def hashed(name: str) -> str:
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lines=st.lists(st.one_of(patterns, names.map(hashed)), min_size=1, max_size=4), name=names)
 def test_names_match_as_ssh_keygen_finds_them(
     lines: list[str], name: str, tmp_path_factory: pytest.TempPathFactory

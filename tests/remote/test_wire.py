@@ -59,7 +59,7 @@ def test_an_exchange_cut_at_every_byte_never_gives_a_wrong_frame() -> None:
         assert decoder.is_between_frames == (cut == sum(len(written(one)) for one in sent[: len(got)]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(frames, st.data())
 def test_a_flipped_bit_in_what_frames_a_payload_never_gives_a_frame(frame: Any, data: Any) -> None:
     good = bytearray(written(frame))
