@@ -24,6 +24,7 @@ from typing import Any
 
 import skyward as sky
 from skyward.remote import wire
+from skyward.remote.node import lean
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machines import machines, pipe, ssh_command
@@ -170,15 +171,13 @@ def trip() -> None:
 
 def _worker_program() -> str:
     """Our own frames, on a machine that has nothing of ours, and `WORKER`."""
-    here = Path(wire.__file__).parent
-    sources = {name: (here / f"{name}.py").read_text() for name in ("lean", "wire")}
+    sources = {module.__name__: Path(module.__file__).read_text() for module in (lean, wire)}
     return f"""
 import os, pickle, sys, types
-for name in ("skyward", "skyward.remote"):
+for name in ("skyward", "skyward.remote", "skyward.remote.node"):
     sys.modules[name] = types.ModuleType(name)
 for name, source in {sources!r}.items():
-    module = sys.modules["skyward.remote." + name] = types.ModuleType("skyward.remote." + name)
-    setattr(sys.modules["skyward.remote"], name, module)
+    module = sys.modules[name] = types.ModuleType(name)
     exec(source, module.__dict__)
 from skyward.remote.wire import *
 def noop(i): return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from skyward.cloud import scripts
 from skyward.errors import BootstrapError
 from skyward.remote.connection import Connection
-from skyward.remote.knownhosts import HostKey
+from skyward.remote.ssh.knownhosts import HostKey
 
 ROTATE_S = 60.0
 _STEP = "host-key"

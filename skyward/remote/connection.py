@@ -106,6 +106,6 @@ def connect(endpoint: Endpoint, *, deadline_s: float | None = None) -> Connectio
         from skyward.remote.local import LocalConnection
 
         return LocalConnection(endpoint)
-    from skyward.remote.ssh import connect_ssh
+    from skyward.remote.ssh.connect import connect_ssh
 
     return connect_ssh(endpoint, deadline_s=deadline_s)

@@ -354,7 +354,7 @@ def _needs_venv(image: Image) -> bool:
 
 def _messages(read: Callable[[int], bytes]) -> Iterator[dict[str, Any]]:
     """The builder's lines, in order, until the stream ends; everything else on the stream is passed over."""
-    from skyward.remote.builder import ANSWER
+    from skyward.remote.node.builder import ANSWER
 
     pending = b""
     while chunk := read(1 << 16):
@@ -367,7 +367,7 @@ def _messages(read: Callable[[int], bytes]) -> Iterator[dict[str, Any]]:
 
 @cache
 def _program() -> bytes:
-    return (Path(__file__).with_name("builder.py")).read_bytes()
+    return (Path(__file__).parent / "node" / "builder.py").read_bytes()
 
 
 def _is_index_login(name: str) -> bool:

@@ -28,8 +28,10 @@ _LOADER = (
     " return b\n"
     "exec(r(int(r(8))))\n"
 )
-_AGENT = ("lean", "wire", "unpack", "files", "leftovers", "facts", "slot", "agent")
-_WORKER = ("lean", "wire", "unpack", "worker")
+_AGENT = (
+    "node", "node.lean", "wire", "node.unpack", "node.files", "node.leftovers", "node.facts", "node.slot", "node.agent",
+)  # fmt: skip
+_WORKER = ("node", "node.lean", "wire", "node.unpack", "node.worker")
 """The modules each of them is made of, every module after those that it imports."""
 _LOAD = """
 import sys
@@ -42,12 +44,13 @@ alike = sys.implementation.cache_tag == parts["tag"] and getattr(frozen, "MAGIC_
 def load(names):
     ours = ["skyward", "skyward.remote", *("skyward.remote." + name for name in names)]
     for name in ours:
-        sys.modules[name] = type(sys)(name)
-    for name in ours[:2]:
-        sys.modules[name].__path__ = []
+        module = sys.modules[name] = type(sys)(name)
+        module.__path__ = []
+        package, _, own = name.rpartition(".")
+        if package:
+            setattr(sys.modules[package], own, module)
     for name in names:
         module = sys.modules["skyward.remote." + name]
-        setattr(sys.modules["skyward.remote"], name, module)
         part = loads(decompress(parts["codes" if alike else "sources"][name]))
         exec(part if alike else compile(part, "<skyward " + name + ">", "exec"), module.__dict__)
     for name in ours:  # what a task imports is the real one
@@ -73,8 +76,7 @@ def modules() -> bytes:
     """Our modules for a machine: their bytecode for a Python like this one, which saves it the compiling, and their
     source for any other. Marshalled, to be read there and now: nothing of it outlives the run. An agent hands it on to
     its workers."""
-    here = Path(__file__).parent
-    sources = {name: (here / f"{name}.py").read_text() for name in dict.fromkeys(_AGENT + _WORKER)}
+    sources = {name: _source(name) for name in dict.fromkeys(_AGENT + _WORKER)}
     codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
 
     def packed(code: Any) -> bytes:
@@ -87,6 +89,11 @@ def modules() -> bytes:
         "tasks": {name: packed(code) for name, code in cloudpickle_codes()},
     }  # fmt: skip
     return marshal.dumps(parts, 2)  # what every Python reads
+
+
+def _source(name: str) -> str:
+    path = Path(__file__).parent.joinpath(*name.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
 
 
 def agent_program(settings: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from skyward.remote.lean import from_json, to_json
+from skyward.remote.node.lean import from_json, to_json
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

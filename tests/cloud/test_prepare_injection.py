@@ -25,7 +25,7 @@ from skyward.model.instance import Instance
 from skyward.model.offer import Offer
 from skyward.model.requirements import Requirements
 from skyward.model.volume import S3Volume
-from skyward.remote import builder
+from skyward.remote.node import builder
 from skyward.testing.sshd import can_isolate
 
 SEED = 20261121

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skyward.model.task import Task, TaskOptions
-from skyward.remote.agent import Agent
+from skyward.remote.node.agent import Agent
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 

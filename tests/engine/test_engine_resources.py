@@ -138,14 +138,15 @@ def test_a_clock_that_jumps_changes_nothing(local: Any) -> None:
     import inspect
 
     from skyward import scheduler
-    from skyward.remote import agent, facts, link, slot, worker
+    from skyward.remote import link
+    from skyward.remote.node import agent, facts, slot, worker
 
     for module in (agent, facts, link, slot, worker, scheduler):
         assert "time.time(" not in inspect.getsource(module)
 
 
 def test_relative_import_places_are_inside_the_project_and_survive_chdir() -> None:
-    from skyward.remote.agent import search_path
+    from skyward.remote.node.agent import search_path
 
     places = {"project": "/run/project", "runtime": "/run/runtime"}
 

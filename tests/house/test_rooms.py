@@ -141,28 +141,28 @@ def test_no_plugin_imports_another() -> None:
 # -- what runs on instances ---------------------------------------------------------------------------------------
 
 ON_ANY_PYTHON = {
-    "remote/lean.py": set(),
-    "remote/wire.py": {"skyward.remote.lean"},
-    "remote/unpack.py": set(),
-    "remote/files.py": {"skyward.remote.lean"},
-    "remote/leftovers.py": {"skyward.remote.files"},
-    "remote/facts.py": {"skyward.remote.lean"},
-    "remote/slot.py": {"skyward.remote", "skyward.remote.lean"},
-    "remote/agent.py": {
+    "remote/node/lean.py": set(),
+    "remote/wire.py": {"skyward.remote.node.lean"},
+    "remote/node/unpack.py": set(),
+    "remote/node/files.py": {"skyward.remote.node.lean"},
+    "remote/node/leftovers.py": {"skyward.remote.node.files"},
+    "remote/node/facts.py": {"skyward.remote.node.lean"},
+    "remote/node/slot.py": {"skyward.remote", "skyward.remote.node.lean"},
+    "remote/node/agent.py": {
         "skyward.remote",
-        "skyward.remote.facts",
-        "skyward.remote.files",
-        "skyward.remote.lean",
-        "skyward.remote.leftovers",
-        "skyward.remote.slot",
-        "skyward.remote.unpack",
+        "skyward.remote.node.facts",
+        "skyward.remote.node.files",
+        "skyward.remote.node.lean",
+        "skyward.remote.node.leftovers",
+        "skyward.remote.node.slot",
+        "skyward.remote.node.unpack",
     },
-    "remote/builder.py": set(),
+    "remote/node/builder.py": set(),
 }
 """Files that any python3 from 3.8 on runs, and what of Skyward each may import."""
 IN_THE_ENVIRONMENT = {
-    "remote/worker.py": {
-        "skyward.remote", "skyward.remote.lean", "skyward.remote.pickling", "skyward.remote.unpack"
+    "remote/node/worker.py": {
+        "skyward.remote", "skyward.remote.node.lean", "skyward.remote.pickling", "skyward.remote.node.unpack"
     }
 }  # fmt: skip
 """What runs under the client's minor version; cloudpickle may be missing there until it is needed."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from skyward.model.instance import Endpoint
-from skyward.remote import leftovers
 from skyward.remote.bundle import project_archive, runtime_archive
 from skyward.remote.link import Link, WorkerSettings
+from skyward.remote.node import leftovers
 
 DAY = 86400.0
 Put = Callable[..., Path]

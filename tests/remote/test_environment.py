@@ -30,7 +30,6 @@ import pytest
 from skyward.errors import BootstrapError, InstanceDiskFull, PythonMismatchError
 from skyward.model.image import Image
 from skyward.model.instance import Endpoint
-from skyward.remote import builder
 from skyward.remote.connection import Completed, Connection, connect
 from skyward.remote.environment import (
     Environment,
@@ -40,6 +39,7 @@ from skyward.remote.environment import (
     prepare,
     uv_platform,
 )
+from skyward.remote.node import builder
 from skyward.remote.probe import Probe
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -12,7 +12,7 @@ import pytest
 from skyward.errors import ConfigError, HostKeyError, HostUnreachable, UsageError
 from skyward.model.instance import Endpoint
 from skyward.remote.connection import connect
-from skyward.remote.sshconfig import Route, plan_route
+from skyward.remote.ssh.config import Route, plan_route
 from skyward.testing.sshd import SSHServer
 
 MakeSSHD = Callable[..., SSHServer]

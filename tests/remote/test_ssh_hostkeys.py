@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from skyward.errors import HostKeyError
 from skyward.model.instance import Endpoint
 from skyward.remote.connection import connect
-from skyward.remote.knownhosts import HostKey, known_keys
-from skyward.remote.sshconfig import Route
+from skyward.remote.ssh.config import Route
+from skyward.remote.ssh.knownhosts import HostKey, known_keys
 from skyward.testing.sshd import HostKeyType, SSHServer, make_key
 
 MakeSSHD = Callable[..., SSHServer]

@@ -12,9 +12,9 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from skyward.errors import AuthenticationError
-from skyward.remote.dial import Deadline, bounded, unreachable
-from skyward.remote.packets import FastTransport
-from skyward.remote.sshconfig import Route
+from skyward.remote.ssh.config import Route
+from skyward.remote.ssh.dial import Deadline, bounded, unreachable
+from skyward.remote.ssh.packets import FastTransport
 
 _AGENT_S = 5.0
 

@@ -19,12 +19,12 @@ from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
 from skyward.errors import ConnectionLost, HostUnreachable, TransportError
 from skyward.model.instance import Endpoint
 from skyward.remote.connection import Completed
-from skyward.remote.dial import Deadline, dial, start_proxy, unreachable
-from skyward.remote.knownhosts import HostKey, check_host_key, known_keys, preferred_types
-from skyward.remote.login import log_in
-from skyward.remote.packets import SEND_BYTES, FastTransport
 from skyward.remote.running import run_to_end
-from skyward.remote.sshconfig import Route, plan_route
+from skyward.remote.ssh.config import Route, plan_route
+from skyward.remote.ssh.dial import Deadline, dial, start_proxy, unreachable
+from skyward.remote.ssh.knownhosts import HostKey, check_host_key, known_keys, preferred_types
+from skyward.remote.ssh.login import log_in
+from skyward.remote.ssh.packets import SEND_BYTES, FastTransport
 from skyward.remote.tail import TAIL_BYTES, Tail
 
 _PHASES_OF_TIMEOUT = 3

@@ -13,7 +13,7 @@ import termios
 import time
 
 from skyward.remote import wire
-from skyward.remote.lean import signal, socket, to_json
+from skyward.remote.node.lean import signal, socket, to_json
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

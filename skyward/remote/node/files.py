@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from skyward.remote.lean import socket
+from skyward.remote.node.lean import socket
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

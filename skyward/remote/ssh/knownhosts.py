@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from skyward.errors import HostKeyError
-from skyward.remote.sshconfig import Route
+from skyward.remote.ssh.config import Route
 
 _MARKERS = ("", "@revoked", "@cert-authority")
 

@@ -17,12 +17,12 @@ import sys
 import time
 
 from skyward.remote import wire
-from skyward.remote.facts import BOOTED, activity_of, is_armed, probe
-from skyward.remote.files import last_line, meet, remove, unlink, within
-from skyward.remote.lean import OrderedDict, deque, from_json, signal, socket, to_json
-from skyward.remote.leftovers import HELD, prune
-from skyward.remote.slot import Chunk, Slot, adopt_orphans, widen
-from skyward.remote.unpack import check, unpack
+from skyward.remote.node.facts import BOOTED, activity_of, is_armed, probe
+from skyward.remote.node.files import last_line, meet, remove, unlink, within
+from skyward.remote.node.lean import OrderedDict, deque, from_json, signal, socket, to_json
+from skyward.remote.node.leftovers import HELD, prune
+from skyward.remote.node.slot import Chunk, Slot, adopt_orphans, widen
+from skyward.remote.node.unpack import check, unpack
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from skyward.remote.files import meet, remove, unlink
+from skyward.remote.node.files import meet, remove, unlink
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

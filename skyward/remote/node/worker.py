@@ -19,8 +19,8 @@ import time
 import zlib
 
 from skyward.remote import wire
-from skyward.remote.lean import from_json, signal, to_json
-from skyward.remote.unpack import unpack
+from skyward.remote.node.lean import from_json, signal, to_json
+from skyward.remote.node.unpack import unpack
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

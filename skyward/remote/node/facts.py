@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from skyward.remote.lean import socket
+from skyward.remote.node.lean import socket
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from skyward.errors import HostUnreachable
-from skyward.remote.sshconfig import Route
+from skyward.remote.ssh.config import Route
 
 R = TypeVar("R")
 

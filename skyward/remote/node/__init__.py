@@ -1,0 +1,1 @@
+"""What runs on instances: the agent, its workers, and what builds an environment. Standard library only."""

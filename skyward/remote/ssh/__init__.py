@@ -1,0 +1,1 @@
+"""SSH over paramiko: reaching a machine, knowing it, and bytes to and from its commands."""
