@@ -42,8 +42,8 @@ _DURATION_UNITS: Final = {word: unit for unit, words in _DURATION_WORDS.items() 
 _MEMORY: Final = ("a size", "80GB", "512MB")
 _DURATION: Final = ("a duration", "2h30m", "90s")
 _COUNT: Final = ("a count", "8", "0.5")
-_MEMORY_RANGE: Final = ("a range of sizes", "24GB..80GB", "24GB..")
-_COUNT_RANGE: Final = ("a range of counts", "4..8", "4..")
+_MEMORY_RANGE: Final = ("a range of sizes", "24GB", "24GB..80GB")
+_COUNT_RANGE: Final = ("a range of counts", "4", "4..8")
 
 Kind = tuple[str, str, str]
 

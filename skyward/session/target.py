@@ -22,7 +22,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from skyward.api.compute import Compute
+from skyward.api.compute import Compute, compute
 from skyward.errors import TargetError
 
 Function = Callable[..., Any]
@@ -350,8 +350,8 @@ def undecorated(function: Function) -> Function:
 def is_driver(function: Function) -> bool:
     """Whether the function runs here, with the pool active, rather than on a node.
 
-    That is one decorated with `@sky.pool`, and a plain function that mentions a `@sky.compute` function, itself
-    or through functions of its own module.
+    That is one decorated with `@sky.pool`, and a plain function that mentions a `@sky.compute` function, or makes one,
+    itself or through functions of its own module.
     """
     if isinstance(function, Compute) or is_source(function):
         return False
@@ -366,7 +366,7 @@ def is_source(function: Function) -> bool:
 def _mentions_tasks(function: FunctionType, seen: set[int]) -> bool:
     seen.add(id(function))
     for value in _mentioned(function):
-        if isinstance(value, Compute):
+        if isinstance(value, Compute) or value is compute:
             return True
         is_near = isinstance(value, FunctionType) and value.__module__ == function.__module__
         if is_near and id(value) not in seen and _mentions_tasks(value, seen):
@@ -382,6 +382,8 @@ def _mentioned(function: FunctionType) -> Iterator[Any]:
         yield value
         if isinstance(value, ModuleType):
             yield from (vars(value)[attribute] for attribute in names & vars(value).keys())
+            if value.__name__ == "skyward" and "compute" in names:  # not there before somebody asks for it
+                yield compute
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):
             yield cell.cell_contents

@@ -247,6 +247,28 @@ def test_drivers_are_told_from_tasks(project: Path) -> None:
     assert sources == ["calls"]
 
 
+def test_a_function_that_makes_its_tasks_itself_is_a_driver(project: Path) -> None:
+    write(
+        project / "train.py",
+        """
+        import skyward as sky
+        from skyward import compute as task
+
+        def inside():
+            @sky.compute
+            def part(x): return x
+            return part(1) >> sky
+
+        def by_name(): return task(len)("abc") >> sky
+
+        def other(): return sky.instance_info()
+        """,
+    )
+    module = load("train.py:inside").module
+
+    assert [is_driver(one) for one in (module.inside, module.by_name, module.other)] == [True, True, False]
+
+
 POOLED = """
     import skyward as sky
 
