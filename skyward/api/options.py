@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skyward.api.target import Target
 from skyward.errors import ConfigError, SizeError, SkywardError
 from skyward.model.image import Image
 from skyward.model.requirements import Requirements
@@ -68,6 +69,8 @@ class PoolOptions:
     """A strategy's name, its class, a strategy, or a function."""
     requirements: Requirements
     """Without the names of providers, which only plugins know."""
+    says_nodes: bool
+    """Whether the pool said how many machines; if not, machines of the user's own are all meant."""
     image: Image
     volumes: tuple[Volume | S3Volume, ...]
     concurrency: int
@@ -105,14 +108,15 @@ def parse_options(given: Mapping[str, Any]) -> PoolOptions:
         if name not in DEFAULTS:
             checks.problems.append(_unknown(name))
     value = {name: checks.get(name, given.get(name, default), default) for name, default in DEFAULTS.items()}
-    if "nodes" not in given and len(value["provider"]) == 1:
-        value["nodes"] = getattr(value["provider"][0], "default_nodes", value["nodes"])
+    if "nodes" not in given:
+        value["nodes"] = nodes_meant(value["provider"], value["nodes"])
     checks.also(_contradictions, value)
     checks.end()
     return PoolOptions(
         providers=value["provider"],
         selection=value["selection"],
         requirements=_requirements(value),
+        says_nodes="nodes" in given,
         image=_image(value["image"], value["pip"], value["env"]),
         volumes=value["volumes"] + value["volume"],
         concurrency=value["concurrency"],
@@ -128,6 +132,11 @@ def parse_options(given: Mapping[str, Any]) -> PoolOptions:
         on_event=value["on_event"],
         name=value["name"],
     )
+
+
+def nodes_meant(configs: Sequence[Any], otherwise: int) -> int:
+    """How many machines a pool has that does not say: as many as its only provider lends, where that is known."""
+    return int(getattr(configs[0], "default_nodes", otherwise)) if len(configs) == 1 else otherwise
 
 
 def _requirements(value: Mapping[str, Any]) -> Requirements:
@@ -347,6 +356,11 @@ def _providers(name: str, value: Any) -> tuple[object, ...]:
     for provider in providers:
         if isinstance(provider, type):
             raise _refuse(name, provider, "a value", f"provider=sky.{provider.__name__}()")
+        if isinstance(provider, Target):
+            raise ConfigError(
+                f"pool: {name}: {provider!r} is a pool, not a provider of machines",
+                hints=["pool.submit(f, x) and pool.map(f, xs) run on the machines it has"],
+            )
         if not _on_instance():
             from skyward.plugins import get_plugins
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skyward.api.options import PoolOptions
+from skyward.api.options import PoolOptions, nodes_meant
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, NoOfferError, SkywardWarning
 from skyward.model.offer import Offer
@@ -96,8 +96,10 @@ def plan_pool(options: PoolOptions, asked: Sequence[Source], plugins: Plugins) -
 
     pairs = [(source.name, source.config) for source in asked]
     configs = dict(reversed(pairs))  # where a provider is given twice, its first config counts
+    nodes = options.requirements.nodes
     requirements = replace(
         options.requirements,
+        nodes=nodes if options.says_nodes else nodes_meant([source.config for source in asked], nodes),
         providers=tuple(dict.fromkeys(name for name, _ in pairs)),
         provider_regions=regions_of(pairs),
     )

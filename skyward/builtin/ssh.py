@@ -56,7 +56,7 @@ class SSH:
     @property
     def default_nodes(self) -> int:
         """How many nodes a pool has that does not say: one per host."""
-        return max(1, len(self.hosts))
+        return max(1, len(self.hosts or _hosts_of(os.environ)))
 
     def endpoints(self) -> list[Endpoint]:
         """How to reach each host, in order."""
@@ -70,6 +70,10 @@ class SSH:
             Endpoint.parse(host, alias=host, jump=jump, directory=self.directory, **shared)
             for host in self.hosts
         ]
+
+
+def _hosts_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(host.strip() for host in environ.get(_HOSTS_VARIABLE, "").split(",") if host.strip())
 
 
 class SSHProvider(Provider):
@@ -91,8 +95,7 @@ class SSHProvider(Provider):
         config = config or SSH()
         if config.hosts:
             return cls(config)
-        named = (os.environ if environ is None else environ).get(_HOSTS_VARIABLE, "")
-        hosts = tuple(host.strip() for host in named.split(",") if host.strip())
+        hosts = _hosts_of(os.environ if environ is None else environ)
         if not hosts:
             raise CredentialsError(f"ssh: no hosts: name them, {_EXAMPLE}, or set {_HOSTS_VARIABLE}")
         return cls(SSH(hosts, config.key, config.known_hosts, config.jump, config.directory))

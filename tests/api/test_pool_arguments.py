@@ -171,6 +171,13 @@ def test_providers_are_names_values_or_lists_of_them(provider: Any) -> None:
     assert sky.ComputePool(provider=provider, engine=ThreadEngine).plan().requirements.providers == ("local",)
 
 
+def test_a_pool_is_no_provider() -> None:
+    with pytest.raises(sky.ConfigError, match="is a pool, not a provider") as caught:
+        sky.Executor(sky.ComputePool())
+
+    assert "pool.submit" in caught.value.hints[0]
+
+
 def test_the_configuration_gives_defaults_and_arguments_win(tmp_path: Any, monkeypatch: Any) -> None:
     (tmp_path / "skyward.toml").write_text('[defaults]\nprovider = "local"\nnodes = 3\nmemory = "1GB"\n')
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,22 @@ def test_the_config_is_a_frozen_value_that_can_be_compared_and_hashed() -> None:
 def test_a_pool_has_a_node_per_host_unless_it_says_otherwise() -> None:
     assert SSH(["a", "b", "c"]).default_nodes == 3
     assert SSH().default_nodes == 1
+
+
+def test_hosts_that_are_named_elsewhere_are_all_meant_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKYWARD_SSH_HOSTS", "me@a,me@b")
+
+    assert sky.plan(provider="ssh").nodes == 2
+    assert sky.ComputePool("ssh").plan().nodes == 2
+    assert sky.ComputePool("ssh", nodes=1).plan().nodes == 1
+    assert sky.ComputePool(["ssh", "local"]).plan().nodes == 1
+
+    (tmp_path / "skyward.toml").write_text('[providers.ssh]\nhosts = ["one", "two", "three"]\n')
+
+    assert sky.ComputePool("ssh").plan().nodes == 3
 
 
 def test_every_host_is_an_offer_that_costs_nothing() -> None:
