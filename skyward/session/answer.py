@@ -53,14 +53,13 @@ def lines(answers: Sequence[Answer]) -> list[str]:
     """What standard output shows.
 
     A single value is printed as `print` would, and None is nothing. Several values are one line each, JSON where
-    JSON can hold them and `repr` otherwise; an item without a value leaves its line empty.
+    JSON can hold them and `repr` otherwise; an item without a value leaves its line empty. Where no item has a value
+    nothing is shown.
     """
-    if len(answers) != 1:
-        return [_line(answer) for answer in answers]
-    outcome = answers[0].outcome
-    if outcome is None or not outcome.succeeded or outcome.value is None:
-        return []
-    return [safe_str(outcome.value)]
+    values = [answer.outcome.value for answer in answers if answer.outcome and answer.outcome.succeeded]
+    if len(answers) == 1:
+        return [safe_str(value) for value in values if value is not None]
+    return [_line(answer) for answer in answers] if values else []
 
 
 def _write(text: str) -> None:

@@ -51,6 +51,12 @@ def test_several_values_are_a_line_each_in_order_and_failed_ones_leave_theirs_em
     assert re.fullmatch(r"1 failed, 4 passed in .* on 2 nodes . \$0\.00", done.last_line)
 
 
+def test_where_no_item_has_a_value_standard_output_stays_empty(run: Skyward) -> None:
+    done = run("train.py:folds", "--provider", "ssh", SKYWARD_SSH_HOSTS="127.9.9.9:9")
+
+    assert (done.code, done.out) == (4, ""), done.err
+
+
 def test_strings_among_several_values_are_json(run: Skyward, project: Path) -> None:
     (project / "rows.jsonl").write_text('{"name": "a\\nb"}\n\n["c", "loud"]\n"d"\n')
 
