@@ -1,0 +1,1 @@
+"""Tasks x workers -> outcomes: the only dispatch loop."""
