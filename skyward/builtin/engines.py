@@ -8,6 +8,6 @@ from skyward import Engine, hookimpl
 @hookimpl
 def skyward_engines() -> list[type[Engine]]:
     # Imported here: the scheduler is needed by whoever runs tasks, not by whoever asks for prices.
-    from skyward.scheduler import SSHEngine
+    from skyward.scheduler.engine import SSHEngine
 
     return [SSHEngine]

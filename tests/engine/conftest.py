@@ -19,7 +19,7 @@ from skyward.model.instance import Endpoint
 from skyward.model.outcome import Outcome
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.link import Link, WorkerSettings
-from skyward.scheduler import SSHEngine
+from skyward.scheduler.engine import SSHEngine
 from skyward.testing.sshd import SSHServer
 
 

@@ -22,7 +22,7 @@ from skyward.model.outcome import Outcome
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.link import Link, WorkerSettings
-from skyward.scheduler import SSHEngine
+from skyward.scheduler.engine import SSHEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "skyward"
@@ -44,7 +44,7 @@ STAIRS = {
     ("cli/run.py", "skyward.builtin.terminal"): "the command line sets up what the terminal shows",
     ("cli/run.py", "skyward.builtin.junit"): "the command line sets up the reports that were asked for",
     ("builtin/junit.py", "skyward.builtin.terminal"): "errors are told in one way",
-    ("builtin/engines.py", "skyward.scheduler"): "the built-in engine is the scheduler",
+    ("builtin/engines.py", "skyward.scheduler.engine"): "the built-in engine is the scheduler",
     ("builtin/terminal.py", "skyward.builtin.screen"): "one plugin in two modules",
 }
 """The exceptions, each with its reason."""

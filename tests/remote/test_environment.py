@@ -280,7 +280,7 @@ def prefix_of_a_worker(endpoint: Endpoint, python: str) -> str:
     from skyward.model.outcome import Outcome
     from skyward.model.task import Task
     from skyward.remote.link import Link, WorkerSettings
-    from skyward.scheduler import SSHEngine
+    from skyward.scheduler.engine import SSHEngine
 
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     sink = SimpleNamespace(done=lambda index, outcome: outcomes.put(outcome))
