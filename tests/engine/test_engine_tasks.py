@@ -133,7 +133,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(local: Any)
     assert outcome.verdict == "failed"
     assert isinstance(outcome.error, ZeroDivisionError)
     assert "in broken" in remote_traceback(outcome.error)
-    assert "worker.py" not in remote_traceback(outcome.error)
+    assert "<skyward" not in remote_traceback(outcome.error)
 
 
 class TwoArguments(Exception):
