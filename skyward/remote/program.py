@@ -29,10 +29,12 @@ _LOADER = (
     "exec(r(int(r(8))))\n"
 )
 _AGENT = (
-    "node", "node.lean", "wire", "node.unpack", "node.files", "node.leftovers", "node.facts", "node.slot", "node.agent",
+    "node", "node.lean", "wire", "node.unpack", "node.files", "node.leftovers", "node.facts", "node.descriptors",
+    "node.process", "node.slot", "node.line", "node.queue", "node.output", "node.values", "node.crew",
+    "node.configuration", "node.watching", "node.agent", "node.entry",
 )  # fmt: skip
 _WORKER = ("node", "node.lean", "wire", "node.unpack", "node.worker")
-"""The modules each of them is made of, every module after those that it imports."""
+"""The modules each of them is made of, every module after those that it imports; the last one begins."""
 _LOAD = """
 import sys
 from marshal import loads
