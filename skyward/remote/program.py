@@ -33,7 +33,10 @@ _AGENT = (
     "node.process", "node.slot", "node.line", "node.queue", "node.output", "node.values", "node.crew",
     "node.configuration", "node.watching", "node.agent", "node.entry",
 )  # fmt: skip
-_WORKER = ("node", "node.lean", "wire", "node.unpack", "node.worker")
+_WORKER = (
+    "node", "node.lean", "wire", "node.unpack", "node.channel", "node.surroundings", "node.outcomes", "node.runtime",
+    "node.inputs", "node.worker",
+)  # fmt: skip
 """The modules each of them is made of, every module after those that it imports; the last one begins."""
 _LOAD = """
 import sys
