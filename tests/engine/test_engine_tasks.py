@@ -136,6 +136,21 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(local: Any)
     assert "<skyward" not in remote_traceback(outcome.error)
 
 
+class Spoilt:
+    """Cannot be read where it arrives."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_argument_that_cannot_be_read_is_told_without_our_own_frames(local: Any) -> None:
+    outcome = local.call(repr, Spoilt())
+
+    assert isinstance(outcome.error, ValueError)
+    assert "no number" in remote_traceback(outcome.error)
+    assert "<skyward" not in remote_traceback(outcome.error)
+
+
 class TwoArguments(Exception):
     def __init__(self, a: str, b: str) -> None:
         super().__init__(a + b)
