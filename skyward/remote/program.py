@@ -29,10 +29,15 @@ _LOADER = (
     "exec(r(int(r(8))))\n"
 )
 _AGENT = (
-    "node", "node.lean", "wire", "node.unpack", "node.files", "node.leftovers", "node.facts", "node.slot", "node.agent",
+    "node", "node.lean", "wire", "node.unpack", "node.files", "node.leftovers", "node.facts", "node.descriptors",
+    "node.process", "node.slot", "node.line", "node.queue", "node.output", "node.values", "node.crew",
+    "node.configuration", "node.watching", "node.agent", "node.entry",
 )  # fmt: skip
-_WORKER = ("node", "node.lean", "wire", "node.unpack", "node.worker")
-"""The modules each of them is made of, every module after those that it imports."""
+_WORKER = (
+    "node", "node.lean", "wire", "node.unpack", "node.channel", "node.surroundings", "node.outcomes", "node.runtime",
+    "node.inputs", "node.worker",
+)  # fmt: skip
+"""The modules each of them is made of, every module after those that it imports; the last one begins."""
 _LOAD = """
 import sys
 from marshal import loads
@@ -40,6 +45,7 @@ from zlib import decompress
 
 frozen = sys.modules.get("_frozen_importlib_external")
 alike = sys.implementation.cache_tag == parts["tag"] and getattr(frozen, "MAGIC_NUMBER", b"") == parts["magic"]
+sources = {} if alike else loads(decompress(parts["sources"]))
 
 def load(names):
     ours = ["skyward", "skyward.remote", *("skyward.remote." + name for name in names)]
@@ -51,8 +57,8 @@ def load(names):
             setattr(sys.modules[package], own, module)
     for name in names:
         module = sys.modules["skyward.remote." + name]
-        part = loads(decompress(parts["codes" if alike else "sources"][name]))
-        exec(part if alike else compile(part, "<skyward " + name + ">", "exec"), module.__dict__)
+        code = loads(decompress(parts["codes"][name])) if alike else compile(sources[name], "<skyward " + name + ">", "exec")
+        exec(code, module.__dict__)
     for name in ours:  # what a task imports is the real one
         del sys.modules[name]
     return module
@@ -77,7 +83,8 @@ def modules() -> bytes:
     source for any other. Marshalled, to be read there and now: nothing of it outlives the run. An agent hands it on to
     its workers."""
     sources = {name: _source(name) for name in dict.fromkeys(_AGENT + _WORKER)}
-    codes = {name: compile(text, f"<skyward {name}>", "exec") for name, text in sources.items()}
+    # Docstrings, which nobody reads there, would be a tenth of the whole.
+    codes = {name: compile(text, f"<skyward {name}>", "exec", optimize=2) for name, text in sources.items()}
 
     def packed(code: Any) -> bytes:
         return zlib.compress(marshal.dumps(code), 9)
@@ -85,7 +92,7 @@ def modules() -> bytes:
     parts = {
         "tag": sys.implementation.cache_tag, "magic": MAGIC_NUMBER, "agent": _AGENT, "worker": _WORKER, "load": _LOAD,
         "codes": {name: packed(code) for name, code in codes.items()},
-        "sources": {name: zlib.compress(marshal.dumps(text, 2), 9) for name, text in sources.items()},
+        "sources": zlib.compress(marshal.dumps(sources, 2), 9),
         "tasks": {name: packed(code) for name, code in cloudpickle_codes()},
     }  # fmt: skip
     return marshal.dumps(parts, 2)  # what every Python reads

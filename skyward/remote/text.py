@@ -15,7 +15,7 @@ _CONTROL = re.compile(
 
 # How Python's fault handler names a frame of ours, and what introduces its frames.
 _OUR_FRAME = re.compile(
-    r' *File "<skyward \w+>", line \d+ in \w+ *| *File "<string>", line 1 in <module> *'
+    r' *File "<skyward [\w.]+>", line \d+ in \w+ *| *File "<string>", line 1 in <module> *'
     r"|Current thread 0x\w+ .*"
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 import pytest
 
 from skyward.model.task import Task, TaskOptions
-from skyward.remote.node.agent import Agent
+from skyward.remote.node.descriptors import Poller
+from skyward.remote.node.line import Line
+from skyward.remote.node.values import Values
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
@@ -85,14 +86,22 @@ def test_a_long_result_comes_back_as_what_it_was(remote: Any, kind: type) -> Non
 
 
 def test_the_rest_of_a_value_that_was_refused_makes_no_file_with_a_hole(tmp_path: Path) -> None:
-    listener = socket.socket(socket.AF_UNIX)
-    agent = Agent({}, str(tmp_path), str(tmp_path / "run"), listener)
+    line = Line(Poller(), handle=lambda *frame: None, detached=lambda: None)
+    values = Values(str(tmp_path), str(tmp_path / "logs"), line)
+    begun: list[str] = []
     piece = b"x" * 1000
-    for offset in (1000, 2000):
-        agent._on_piece({"digest": "d", "offset": offset, "total": 3000}, piece)
-    assert not agent.have
-    for offset in (0, 1000, 2000):
-        agent._on_piece({"digest": "d", "offset": offset, "total": 3000}, piece)
-    assert agent.have == {"d"}
-    assert (tmp_path / "run" / "blobs" / "d").read_bytes() == 3 * piece
-    listener.close()
+
+    def take(offset: int) -> bool:
+        return values.take(
+            {"digest": "d", "offset": offset, "total": 3000},
+            piece,
+            lambda digest, total: begun.append(digest),
+        )
+
+    assert not any(map(take, (1000, 2000)))
+    assert not values.have
+    assert not begun
+    assert [take(offset) for offset in (0, 1000, 2000)] == [False, False, True]
+    assert values.have == {"d"}
+    assert begun == ["d"]
+    assert (tmp_path / "blobs" / "d").read_bytes() == 3 * piece

@@ -133,7 +133,22 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(local: Any)
     assert outcome.verdict == "failed"
     assert isinstance(outcome.error, ZeroDivisionError)
     assert "in broken" in remote_traceback(outcome.error)
-    assert "worker.py" not in remote_traceback(outcome.error)
+    assert "<skyward" not in remote_traceback(outcome.error)
+
+
+class Spoilt:
+    """Cannot be read where it arrives."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_argument_that_cannot_be_read_is_told_without_our_own_frames(local: Any) -> None:
+    outcome = local.call(repr, Spoilt())
+
+    assert isinstance(outcome.error, ValueError)
+    assert "no number" in remote_traceback(outcome.error)
+    assert "<skyward" not in remote_traceback(outcome.error)
 
 
 class TwoArguments(Exception):

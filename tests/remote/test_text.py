@@ -11,8 +11,8 @@ Fatal Python error: Segmentation fault
 Current thread 0x00007f81da89bb80 (most recent call first):
   File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
   File "/home/ubuntu/.cache/skyward/runs/pool-1-n0/project/train.py", line 45 in step
-  File "<skyward worker>", line 256 in _run
-  File "<skyward worker>", line 598 in main
+  File "<skyward node.worker>", line 256 in _run
+  File "<skyward node.worker>", line 598 in main
   File "<skyward load>", line 28 in worker
   File "<string>", line 1 in <module>
 """

@@ -32,6 +32,13 @@ def within(directory: str, action: Any) -> None:
         os.chdir(before)
 
 
+def make_directory(parent: str, name: str) -> str:
+    """The directory of that name, made if need be, for nobody but us."""
+    path = os.path.join(parent, name)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
 def remove(directory: str) -> None:
     if os.path.isdir(directory):
         import shutil

@@ -13,17 +13,18 @@ import termios
 import time
 
 from skyward.remote import wire
+from skyward.remote.node.descriptors import PIPE_SIZE, widen
 from skyward.remote.node.lean import signal, socket, to_json
+from skyward.remote.node.process import oom_kills, send_signal, signal_name, start_process
 
 TYPE_CHECKING = False  # see `lean`
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 GRACE_S = 1.0
 """Between the polite and the final signal, seconds."""
 TAIL = 4096
 """How much of what a worker printed is kept for its obituary, bytes."""
-PIPE_SIZE = 1 << 20
 START_S = 60.0
 """How long a worker may take to start, seconds."""
 
@@ -32,7 +33,6 @@ WORKER = (
     "exec(compile(it['parts']['load'], '<skyward load>', 'exec'), it); it['worker']()"
 )
 """What a worker's Python is told: argv is a file of our modules (see `program`), and its settings."""
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Chunk:
@@ -112,7 +112,7 @@ class Slot:
         for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
             os.set_blocking(descriptor, False)
         ours.setblocking(False)
-        self._commands = ours
+        self.commands = ours
         self._unsent, self._is_writing = b"", False
         self._letters = b""
         self._partial = self.tail = b""
@@ -124,7 +124,7 @@ class Slot:
         self.state, self.born_at, self.pid = "starting", time.monotonic(), 0
         arguments = [self._spawn["python"], "-u", "-c", WORKER, self._spawn["modules"], to_json(settings)]
         try:
-            self.pid = start(
+            self.pid = start_process(
                 arguments, env=self._spawn["env"], cwd=self._spawn["cwd"], output=out_write,
                 inherited=(theirs.fileno(), self._token_read, result_write),
             )  # fmt: skip
@@ -133,7 +133,7 @@ class Slot:
             theirs.close()
             os.close(result_write)
             os.close(out_write)
-        self._watch(self._commands, self)
+        self._watch(self.commands, self)
         self._watch(self._out_read, self)
 
     def poll_death(self) -> Optional[Dict[str, Any]]:
@@ -150,7 +150,7 @@ class Slot:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         story = {
             "exit": None if number else os.WEXITSTATUS(status),
-            "signal": _signal_name(number) if number else None,
+            "signal": signal_name(number) if number else None,
             "peak_rss": usage.ru_maxrss * 1024 if usage else None,
             "reason": self._ending,
         }
@@ -165,19 +165,19 @@ class Slot:
         self._ending = self._ending or reason
         if grace:
             self._kill_at = time.monotonic() + GRACE_S
-            _signal(self.pid, signal.SIGTERM, group=False)
-            _signal(self.pid, signal.SIGCONT, group=False)
+            send_signal(self.pid, signal.SIGTERM, group=False)
+            send_signal(self.pid, signal.SIGCONT, group=False)
         else:
-            _signal(self.pid, signal.SIGKILL, group=True)
+            send_signal(self.pid, signal.SIGKILL, group=True)
 
     def bury(self) -> None:
         """Ends what is left of the process group and gives the descriptors back."""
         if self.pid:
-            _signal(self.pid, signal.SIGKILL, group=True)
+            send_signal(self.pid, signal.SIGKILL, group=True)
         self.state = "dead"
-        for one in (self._commands, self._out_read):
+        for one in (self.commands, self._out_read):
             self._unwatch(one)
-        self._commands.close()
+        self.commands.close()
         for descriptor in (self._token_read, self._token_write, self._result_read, self._out_read):
             os.close(descriptor)
 
@@ -204,7 +204,7 @@ class Slot:
         """Writes what the command socket takes now; the rest goes when it can."""
         while self._unsent:
             try:
-                sent = self._commands.send(self._unsent)
+                sent = self.commands.send(self._unsent)
             except BlockingIOError:
                 break
             except OSError:
@@ -213,13 +213,13 @@ class Slot:
             self._unsent = self._unsent[sent:]
         if bool(self._unsent) != self._is_writing:
             self._is_writing = bool(self._unsent)
-            self._watch(self._commands, self, writing=self._is_writing)
+            self._watch(self.commands, self, writing=self._is_writing)
 
     def read_commands(self) -> Optional[Tuple[bytes, bytes]]:
         """What the worker said, in letters: r(eady), n(ew records in the pipe), d(one), f(inished: done, and the record of the
         last task is here). Then that record. None: it has closed its end."""
         try:
-            said = self._commands.recv(2 * wire.RECORD_DONE)
+            said = self.commands.recv(2 * wire.RECORD_DONE)
         except BlockingIOError:
             return b"", b""
         except OSError:
@@ -300,6 +300,17 @@ class Slot:
             self._partial = data[position:]
         return found
 
+    @property
+    def python(self) -> str:
+        """The Python that its workers are started with."""
+        python: str = self._spawn["python"]
+        return python
+
+    @property
+    def begun_at(self) -> float:
+        """When the chunk was given to the worker; later, if its tasks have a time-out and one of them has begun since."""
+        return self._progress[1]
+
     def tokens_left(self) -> int:
         """Tasks of the chunk that may still start."""
         return int.from_bytes(fcntl.ioctl(self._token_read, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -350,7 +361,7 @@ class Slot:
         """Enforces time-outs: of the task that runs, of a worker that starts, of a grace that is over."""
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            _signal(self.pid, signal.SIGKILL, group=True)
+            send_signal(self.pid, signal.SIGKILL, group=True)
         if self.state == "starting" and now - self.born_at > START_S:
             self.end("start-timeout", grace=False)
         chunk = self.chunk
@@ -364,112 +375,3 @@ class Slot:
 
     def keep_tail(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-TAIL:]
-
-
-def start(
-    arguments: Sequence[str], *, env: Dict[str, str], cwd: str, output: int, inherited: Sequence[int]
-) -> int:
-    """Starts a process that dies with this one and becomes the parent of what its children leave; returns its id.
-
-    It has nothing to read, writes to `output`, has the descriptors `inherited` and no others, and a session of its own.
-    `subprocess` can do most of that, and takes longer to import than the process takes to start.
-
-    Raises:
-        OSError: there is no such program or directory, or no room for another process.
-    """
-    control = prctl()
-    told, tell = os.pipe()
-    parent, child = os.getpid(), os.fork()
-    if child == 0:
-        _become(arguments, env, cwd, output, inherited, tell, parent, control)
-    os.close(tell)
-    problem = b"".join(iter(lambda: os.read(told, 4096), b""))  # it ends when the program has begun
-    os.close(told)
-    if not problem:
-        return child
-    os.waitpid(child, 0)
-    number, _, name = problem.decode("utf-8", "surrogateescape").partition(" ")
-    raise OSError(int(number), os.strerror(int(number)), name)
-
-
-def _become(
-    arguments: Sequence[str], env: Dict[str, str], cwd: str, output: int, inherited: Sequence[int],
-    tell: int, parent: int, control: Callable[[int, int], None],
-) -> NoReturn:  # fmt: skip
-    """The child's part of `start`."""
-    name = cwd
-    try:
-        os.setsid()
-        control(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        control(_PR_SET_CHILD_SUBREAPER, 1)
-        if os.getppid() != parent:
-            os._exit(1)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and programs expect otherwise
-            signal.signal(number, signal.SIG_DFL)
-        os.chdir(cwd)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        for descriptor in inherited:
-            os.set_inheritable(descriptor, True)
-        name = arguments[0]
-        os.execvpe(name, list(arguments), env)
-    except OSError as error:
-        os.write(tell, b"%d %s" % (error.errno or 0, name.encode("utf-8", "surrogateescape")))
-    finally:
-        os._exit(127)
-
-
-def prctl() -> Callable[[int, int], None]:
-    """The system call of that name; one that does nothing where there is none."""
-    try:
-        import ctypes
-
-        call = ctypes.CDLL(None).prctl
-    except Exception:
-        return lambda option, value: None
-    return lambda option, value: call(option, value, 0, 0, 0)
-
-
-def adopt_orphans() -> None:
-    """What workers leave behind becomes a child of this process, so that it can be ended."""
-    prctl()(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def widen(descriptor: int) -> None:
-    """Makes room for more in a pipe; whatever else it is, and where the kernel does not, smaller ones only mean more wake-ups."""
-    try:
-        fcntl.fcntl(descriptor, 1031, PIPE_SIZE)  # F_SETPIPE_SZ
-    except OSError:
-        pass
-
-
-def oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it started, or 0 where it does not say."""
-    try:
-        with open("/proc/vmstat") as file:
-            for line in file:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
-
-
-def _signal(pid: int, number: int, *, group: bool) -> None:
-    try:
-        if group:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _signal_name(number: int) -> str:
-    from signal import Signals
-
-    try:
-        return Signals(number).name
-    except ValueError:
-        return "signal %d" % number
