@@ -112,6 +112,7 @@ class Link:
         instance: Instance | None = None,
         on_event: Callable[[Event], None] | None = None,
         connect: Callable[..., Connection] = connect,
+        command: Callable[[Endpoint], str] = agent_command,
         is_booting: bool = False,
         linger_s: float | None = None,
         lost_s: float = LOST_S,
@@ -126,7 +127,8 @@ class Link:
     ) -> None:
         """Of a task that does nothing for `stalled_s` its node tells, and again after twice the time.
 
-        `is_booting` says that the machine is young: refusals are retried until the deadline of `open`.
+        `is_booting` says that the machine is young: refusals are retried until the deadline of `open`. What `command` gives
+        becomes an agent there.
 
         What ends the machine by itself keeps its process id in `armed_file`. As long as this client is heard, the agent changes `lease_file`, so that the switch which reads it does not
         end the machine. What the cloud announces in `notice_file` (JSON) goes to `on_notice`, from the thread of the connection.
@@ -159,6 +161,7 @@ class Link:
         self._on_unreachable = on_unreachable or (lambda: None)
         self._is_awaited = is_awaited
         self._connect = connect
+        self._command = command
         self._is_booting = is_booting
         self._stalled_s = stalled_s
         self._linger_s = (
@@ -238,7 +241,7 @@ class Link:
         )
         self._hello = self._sync = None
         self._failure = None
-        stream = self._connection.open(self._command())
+        stream = self._connection.open(self._command(self.endpoint))
         program = agent_program(
             {
                 "session": self._session, "directory": self.endpoint.directory, "linger_s": self._linger_s,
@@ -266,10 +269,6 @@ class Link:
         if self._failure is not None:
             raise self._failure
         self.last_heard = time.monotonic()
-
-    def _command(self) -> str:
-        """What becomes an agent there; tests put liars in its place."""
-        return agent_command(self.endpoint)
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
         """Ships the archives that are not there yet and starts the workers; returns when they are ready.

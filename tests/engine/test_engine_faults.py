@@ -362,8 +362,8 @@ def test_a_machine_with_another_key_gets_nothing(make_harness: Any, sshd_pair: A
 
 
 def test_a_machine_without_python_is_named(make_harness: Any, sshd: SSHServer) -> None:
-    link = Link(sshd.endpoint, node=0, session="x")
-    link._command = lambda: "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'"  # type: ignore[method-assign]
+    says = "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'"
+    link = Link(sshd.endpoint, node=0, session="x", command=lambda _: says)
 
     with pytest.raises(BootstrapError, match="no python3"):
         link.open(10)
