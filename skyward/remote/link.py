@@ -27,7 +27,6 @@ from skyward.errors import (
     ProtocolError,
     TransportError,
 )
-from skyward.model.event import Event
 from skyward.model.instance import Endpoint, Instance
 from skyward.remote import wire
 from skyward.remote.bundle import Archive
@@ -110,7 +109,6 @@ class Link:
         node: int,
         session: str,
         instance: Instance | None = None,
-        on_event: Callable[[Event], None] | None = None,
         connect: Callable[..., Connection] = connect,
         command: Callable[[Endpoint], str] = agent_command,
         is_booting: bool = False,
@@ -150,7 +148,6 @@ class Link:
         self.last_ping = 0.0
         self.round_trip_s = 0.0
         self._session = f"{session}-n{node}"
-        self._emit = on_event or (lambda _: None)
         self._lease = (
             {"path": lease_file, "every_s": max(0.2, (lease_s or 10.0) / 10)} if lease_file else None
         )
