@@ -397,7 +397,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(sshd: SSHServer, tmp_path:
     link.open(10)
     run_directory = link.probe.run_directory
     link.is_closed = True
-    link._hang_up()  # as if this process had been killed
+    link._line.hang_up()  # as if this process had been killed
     time.sleep(3)
 
     assert not [process for process in psutil.process_iter() if run_directory in _errors_of(process)]

@@ -138,10 +138,11 @@ def test_a_clock_that_jumps_changes_nothing(local: Any) -> None:
     import inspect
 
     from skyward import scheduler
-    from skyward.remote import link
+    from skyward.remote.link import answers, blobs, fetching, finding, hearing, line, link, opening
     from skyward.remote.node import agent, facts, slot, worker
 
-    for module in (agent, facts, link, slot, worker, scheduler):
+    of_the_link = (answers, blobs, fetching, finding, hearing, line, link, opening)
+    for module in (agent, facts, *of_the_link, slot, worker, scheduler):
         assert "time.time(" not in inspect.getsource(module)
 
 
