@@ -208,7 +208,6 @@ class Preparation:
             node=node.index,
             session=order.pool,
             instance=node.instance,
-            on_event=order.emit,
             is_booting=node.is_young,
             linger_s=max(LINGER_S, order.lease_s or 0.0) if has_switch else None,
             armed_file=ARMED_FILE if has_switch else None,

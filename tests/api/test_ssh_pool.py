@@ -249,7 +249,7 @@ def test_a_broadcast_to_a_node_that_is_not_replaced_fails_and_the_pool_goes_on(
     sshd_pair: tuple[SSHServer, SSHServer], config: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 2.5)
-    monkeypatch.setattr("skyward.remote.link.LINGER_S", 1.0)
+    monkeypatch.setattr("skyward.remote.link.link.LINGER_S", 1.0)
     monkeypatch.setattr(replacement, "RETURN_S", 0.5)
 
     with sky.ComputePool(sky.SSH(**config), display="quiet") as pool:  # type: ignore[arg-type]

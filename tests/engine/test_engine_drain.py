@@ -112,7 +112,7 @@ def test_a_frozen_client_does_not_renew(make_harness: Any, tmp_path: Path) -> No
         linger_s=20.0,
     )
     wait_until(lambda: lease.exists() and lease.read_text())
-    with link._writing:  # nothing leaves this client any more, as if it slept
+    with link._line._writing:  # nothing leaves this client any more, as if it slept
         time.sleep(1.6)
         before = lease.read_text()
         time.sleep(1.5)

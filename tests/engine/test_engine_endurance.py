@@ -26,6 +26,7 @@ from skyward.model.event import NodeLost, NodeSuspected
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task, TaskOptions
 from skyward.remote.link import Link
+from skyward.remote.program import agent_command
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
 
@@ -243,11 +244,13 @@ def test_a_clock_that_jumps_on_the_machine_changes_nothing(
     make_harness: Callable[..., Any], sshd: SSHServer, wall_clock: WallClock, journal: Any
 ) -> None:
     harness = make_harness()
-    given = Link._command
     under = f"exec env {' '.join(f'{k}={v}' for k, v in wall_clock.variables.items())} "
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Link, "_command", lambda self: given(self).replace("exec ", under, 1))
-        harness.add(sshd.endpoint, env=wall_clock.variables, lost_s=3.0)
+    harness.add(
+        sshd.endpoint,
+        env=wall_clock.variables,
+        lost_s=3.0,
+        command=lambda endpoint: agent_command(endpoint).replace("exec ", under, 1),
+    )
     sink, _ = harness.start([Task(note, (str(journal.path), i, 0.1)) for i in range(30)])
 
     for days in (3, -1, 0):

@@ -362,8 +362,8 @@ def test_a_machine_with_another_key_gets_nothing(make_harness: Any, sshd_pair: A
 
 
 def test_a_machine_without_python_is_named(make_harness: Any, sshd: SSHServer) -> None:
-    link = Link(sshd.endpoint, node=0, session="x")
-    link._command = lambda: "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'"  # type: ignore[method-assign]
+    says = "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'"
+    link = Link(sshd.endpoint, node=0, session="x", command=lambda _: says)
 
     with pytest.raises(BootstrapError, match="no python3"):
         link.open(10)
@@ -397,7 +397,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(sshd: SSHServer, tmp_path:
     link.open(10)
     run_directory = link.probe.run_directory
     link.is_closed = True
-    link._hang_up()  # as if this process had been killed
+    link._line.hang_up()  # as if this process had been killed
     time.sleep(3)
 
     assert not [process for process in psutil.process_iter() if run_directory in _errors_of(process)]

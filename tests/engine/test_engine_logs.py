@@ -105,7 +105,7 @@ def test_a_node_that_is_frozen_holds_up_no_other_logs(
 
 
 def pid_of_worker(link: Any) -> int:
-    return int(link._ready["workers"][0][2])
+    return int(link._answers.ready["workers"][0][2])
 
 
 def test_a_worker_that_a_signal_has_stopped_is_told_of_and_goes_on_when_it_may(local: Any) -> None:

@@ -512,11 +512,11 @@ def test_a_long_argument_crosses_each_link_once(remote: Any) -> None:
     sent = []
     for link in remote.links:
 
-        def count(stream: Any, kind: int, header: Any, *payload: Any, send: Any = link._send) -> None:
+        def count(stream: Any, kind: int, header: Any, *payload: Any, send: Any = link._line._send) -> None:
             sent.append(sum(map(len, payload)))
             send(stream, kind, header, *payload)
 
-        link._send = count
+        link._line._send = count
 
     outcomes = remote.map(lambda blob, i: len(blob) + i, [data] * 300, range(300))
 

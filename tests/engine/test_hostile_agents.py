@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import struct
 import sys
 import tempfile
@@ -171,9 +172,7 @@ while data: data = data[os.write(1, data):]
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_lying_machine_hurts_nobody(make_harness: Any, name: str, tmp_path: Path) -> None:
     harness = make_harness(results="safe", retries=0)
-    link = Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2)
-    command = [sys.executable, "-c", LIAR, HOSTILE[name].hex(), WELCOME.hex(), READY.hex()]
-    link._command = lambda: _quoted(command)  # type: ignore[method-assign]
+    link = _lying_link(HOSTILE[name])
     harness.links.append(link)
     link.open(10)
     link.configure(WorkerSettings(python="python3"))
@@ -200,10 +199,17 @@ def test_where_results_are_trusted_the_same_value_is_read_with_all_it_does() -> 
     MARK.unlink()
 
 
-def _quoted(command: list[str]) -> str:
-    import shlex
-
-    return "exec " + shlex.join(command)
+def _lying_link(lie: bytes) -> Link:
+    """A link behind which there is somebody else in the place of an agent."""
+    liar = shlex.join([sys.executable, "-c", LIAR, lie.hex(), WELCOME.hex(), READY.hex()])
+    return Link(
+        Endpoint(kind="local"),
+        node=0,
+        session="lie",
+        linger_s=0.2,
+        lost_s=0.2,
+        command=lambda _: f"exec {liar}",
+    )
 
 
 def test_a_pickle_that_runs_a_command_is_refused_where_results_are_not_trusted(tmp_path: Path) -> None:
@@ -251,10 +257,7 @@ class Mine:
 
 def test_tasks_of_a_lying_machine_move_to_an_honest_one(make_harness: Any, tmp_path: Path) -> None:
     harness = make_harness()
-    link = Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2)
-    link._command = lambda: _quoted(
-        [sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()]
-    )  # type: ignore[method-assign]
+    link = _lying_link(HOSTILE["noise"])
     harness.links.append(link)
     link.open(10)
     link.configure(WorkerSettings(python="python3"))
@@ -268,10 +271,7 @@ def test_tasks_of_a_lying_machine_move_to_an_honest_one(make_harness: Any, tmp_p
 
 def test_without_retries_a_lost_task_says_where_it_was_lost(make_harness: Any) -> None:
     harness = make_harness(retries=0)
-    link = Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2)
-    link._command = lambda: _quoted(
-        [sys.executable, "-c", LIAR, HOSTILE["noise"].hex(), WELCOME.hex(), READY.hex()]
-    )  # type: ignore[method-assign]
+    link = _lying_link(HOSTILE["noise"])
     harness.links.append(link)
     link.open(10)
     link.configure(WorkerSettings(python="python3"))
