@@ -39,10 +39,23 @@ class Probe:
     """Whether cloud-init says that it is done with this boot."""
     agent: str = ""
     """Identity of this incarnation of the agent; another value means that the old one is gone."""
+    predecessor: str = ""
+    """The last words of one that is gone."""
+    archives: tuple[str, ...] = ()
+    """Digests of the archives that are there."""
+    have: tuple[str, ...] = ()
+    """Digests of the blobs that this agent has."""
 
     @classmethod
     def from_hello(cls, hello: Mapping[str, Any]) -> Probe:
-        known = {name: hello[name] for name in cls.__dataclass_fields__ if name in hello}
-        known["python"] = tuple(known["python"])
-        known["addresses"] = tuple(known.get("addresses", ()))
-        return cls(**known)
+        """What an agent says first, believed in so far as everything has its type.
+
+        Raises:
+            ValueError: something is missing, or is not what it should be.
+        """
+        import msgspec
+
+        try:
+            return msgspec.convert(dict(hello), cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None

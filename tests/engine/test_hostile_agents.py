@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from skyward.errors import RemoteError, TaskLost
+from skyward.errors import ProtocolError, RemoteError, TaskLost
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
 from skyward.remote import wire
@@ -199,17 +199,78 @@ def test_where_results_are_trusted_the_same_value_is_read_with_all_it_does() -> 
     MARK.unlink()
 
 
-def _lying_link(lie: bytes) -> Link:
-    """A link behind which there is somebody else in the place of an agent."""
-    liar = shlex.join([sys.executable, "-c", LIAR, lie.hex(), WELCOME.hex(), READY.hex()])
-    return Link(
-        Endpoint(kind="local"),
-        node=0,
-        session="lie",
-        linger_s=0.2,
-        lost_s=0.2,
-        command=lambda _: f"exec {liar}",
-    )
+def _lying_link(lie: bytes, *, welcomes: tuple[bytes, ...] = (WELCOME,), ready: bytes = READY) -> Link:
+    """A link behind which there is somebody else in the place of an agent, each time with another welcome; the last is kept."""
+    left = list(welcomes)
+
+    def command(_: Endpoint) -> str:
+        welcome = left.pop(0) if len(left) > 1 else left[0]
+        return "exec " + shlex.join([sys.executable, "-c", LIAR, lie.hex(), welcome.hex(), ready.hex()])
+
+    return Link(Endpoint(kind="local"), node=0, session="lie", linger_s=0.2, lost_s=0.2, command=command)
+
+
+def hello(**changed: Any) -> bytes:
+    return frame(wire.HELLO, {**HELLO, **changed}) + frame(wire.SYNC, {"known": []})
+
+
+NO_WELCOME = {
+    "no hello": frame(wire.SYNC, {"known": []}),
+    "nothing said": frame(wire.HELLO, {}) + frame(wire.SYNC, {"known": []}),
+    "python is text": hello(python="3.11"),
+    "python is short": hello(python=[3]),
+    "pythons are a number": hello(pythons=5),
+    "no size": hello(disk_free_bytes="much"),
+    "blobs are a number": hello(have=7),
+    "archives are numbers": hello(archives=[1]),
+    "an agent of lists": hello(agent=[]),
+}
+
+
+@pytest.mark.parametrize("name", NO_WELCOME)
+def test_who_says_nonsense_of_his_machine_is_no_agent(name: str) -> None:
+    link = _lying_link(b"", welcomes=(NO_WELCOME[name],))
+
+    with pytest.raises(ProtocolError, match="of its machine makes no sense"):
+        link.open(10)
+
+    link.close()
+
+
+@pytest.mark.parametrize("workers", [3, None, {}])
+def test_workers_that_make_no_sense_are_none(workers: Any) -> None:
+    link = _lying_link(b"", ready=frame(wire.READY, {"workers": workers} if workers != {} else {}))
+    link.open(10)
+
+    with pytest.raises(ProtocolError, match="of its workers makes no sense"):
+        link.configure(WorkerSettings(python="python3"))
+
+    link.close()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [hello(have=7), frame(wire.HELLO, HELLO) + frame(wire.SYNC, {"known": 5}), frame(wire.HELLO, HELLO) + frame(wire.SYNC, {})],
+    ids=["blobs are a number", "known is a number", "nothing known"],
+)  # fmt: skip
+def test_who_comes_back_with_nonsense_is_given_up_and_its_task_moves(
+    make_harness: Any, second: bytes
+) -> None:
+    harness = make_harness(retries=1)
+    link = _lying_link(b"", welcomes=(WELCOME, second))
+    harness.links.append(link)
+    link.open(10)
+    link.configure(WorkerSettings(python="python3"))
+    harness.engine.add_node(link)
+    harness.add(Endpoint(kind="local"))
+
+    sink, _ = harness.start([Task(abs, (-3,)), Task(abs, (-4,))])  # one for each
+
+    assert [outcome.result() for outcome in sink.wait(20)] == [3, 4]
+    deadline = time.monotonic() + 15
+    while not link.is_closed and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert link.is_closed
 
 
 def test_a_pickle_that_runs_a_command_is_refused_where_results_are_not_trusted(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skyward.errors import BootstrapError, ConnectionLost, TransportError
 from skyward.remote.link.answers import Answers
 from skyward.remote.link.blobs import Blobs
 from skyward.remote.link.fetching import Fetching
-from skyward.remote.link.hearing import Hearing
+from skyward.remote.link.hearing import NONSENSE, Hearing
 from skyward.remote.link.line import Line
 from skyward.remote.link.opening import Opening
 from skyward.remote.probe import Probe
@@ -75,13 +75,13 @@ class Finding:
         if self._breaks_too_often(started):
             self.give_up(f"{reason}, and again and again without a result in between")
             return
-        hello, reason = self._look_for(listener, reason, started)
+        probe, reason = self._look_for(listener, reason, started)
         if link.is_closed:
             return
-        if hello is None:
+        if probe is None:
             self.give_up(reason)
         else:
-            self._resume(listener, hello, started)
+            self._resume(listener, probe, started)
 
     def _breaks_too_often(self, now: float) -> bool:
         if self._hearing.has_results:
@@ -91,8 +91,8 @@ class Finding:
         self._breaks.append(now)
         return len(self._breaks) > MAX_BREAKS
 
-    def _look_for(self, listener: Listener, reason: str, started: float) -> tuple[dict[str, Any] | None, str]:
-        """What the agent that was found says first, None if there is none any more; and what was in the way last."""
+    def _look_for(self, listener: Listener, reason: str, started: float) -> tuple[Probe | None, str]:
+        """The machine as the agent that was found sees it, None if there is none any more; and what was in the way last."""
         link = self._link
         is_lost = is_told = False
         silent_since = min(link.last_heard, started)
@@ -115,29 +115,33 @@ class Finding:
             time.sleep(0.2)
         return None, reason
 
-    def _resume(self, listener: Listener, hello: dict[str, Any], started: float) -> None:
+    def _resume(self, listener: Listener, probe: Probe, started: float) -> None:
         """Takes up where it was, or starts anew where the agent has."""
         link = self._link
-        is_same = hello["agent"] == link.probe.agent
-        self._blobs.find(hello.get("have", ()))
-        link.probe = Probe.from_hello(hello)
+        is_same = probe.agent == link.probe.agent
+        self._blobs.find(probe.have)
+        link.probe = probe
         if is_same:
+            try:
+                known = set((self._answers.sync or {})["known"])
+            except NONSENSE as error:
+                self.give_up(f"what it says of the tasks it knows makes no sense: {error}")
+                return
             # Work may be sent only after this: what left earlier would be missing from what the agent says it knows.
-            sync = self._answers.sync
-            listener.on_sync(link, set(sync["known"]) if sync else set())
+            listener.on_sync(link, known)
             link.is_up = True
             self._fetching.go_on()
-        elif not self._start_anew(listener, hello):
+        elif not self._start_anew(listener):
             return
         link.last_heard = time.monotonic()
         listener.on_reattached(link, time.monotonic() - started, same_agent=is_same)
 
-    def _start_anew(self, listener: Listener, hello: dict[str, Any]) -> bool:
+    def _start_anew(self, listener: Listener) -> bool:
         """What the agent before knew is lost. Whether this one has workers."""
         link = self._link
         self._hearing.seen = 0
         self._fetching.values.clear()
-        said = printable(str(hello.get("predecessor", "")).encode("utf-8", "backslashreplace"))
+        said = printable(link.probe.predecessor.encode("utf-8", "backslashreplace"))
         listener.on_lost(link, "the agent on it died" + (f": {said}" if said else ""), final=False)
         try:
             assert link.settings is not None

@@ -169,7 +169,7 @@ class _Ear:
                 self._hear(kind, header, payload)
         except wire.BadFrame as error:
             self._end(f"speaks nonsense: {error}")
-        except _NONSENSE as error:
+        except NONSENSE as error:
             self._end(f"sent a frame that makes no sense: {type(error).__name__}: {error}")
         finally:
             THIS_THREAD.is_hearing = False
@@ -196,7 +196,7 @@ class _Ear:
         ).start()
 
 
-_NONSENSE = (
+NONSENSE = (
     KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, struct.error,
 )  # fmt: skip
 """What reading plain data raises when it is not what we would have written."""

@@ -149,10 +149,10 @@ class Link:
         Raises:
             HostUnreachable, HostKeyError, AuthenticationError: as `connect`, after `deadline_s` if it is booting.
             BootstrapError: there is no python3 to run the agent on, or nowhere to write.
+            ProtocolError: what answers is no agent.
         """
         deadline = time.monotonic() + deadline_s
-        hello = self._opening.attach(deadline, is_gone if self._is_booting else lambda: True)
-        self.probe = Probe.from_hello(hello)
+        self.probe = self._opening.attach(deadline, is_gone if self._is_booting else lambda: True)
         return self.probe
 
     def configure(self, settings: WorkerSettings, *, timeout_s: float = 120.0) -> None:
@@ -162,8 +162,7 @@ class Link:
             BootstrapError: a worker cannot start; carries what it printed.
         """
         self.settings = settings
-        ready = self._opening.start_workers(settings, timeout_s)
-        self.slots = len(ready["workers"])
+        self.slots = self._opening.start_workers(settings, timeout_s)
         self.workers = len(settings.workers)
         self.is_up = True
 

@@ -14,6 +14,7 @@ from skyward.errors import (
     HostKeyError,
     HostUnreachable,
     InstanceDiskFull,
+    ProtocolError,
 )
 from skyward.model.instance import Endpoint
 from skyward.remote import wire
@@ -21,8 +22,9 @@ from skyward.remote.bundle import Archive
 from skyward.remote.codec import Blob
 from skyward.remote.connection import Connection, Stream
 from skyward.remote.link.answers import Answers
-from skyward.remote.link.hearing import Hearing
+from skyward.remote.link.hearing import NONSENSE, Hearing
 from skyward.remote.link.line import Line
+from skyward.remote.probe import Probe
 from skyward.remote.program import agent_program
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Opening:
         self._command = command
         self._agent = agent
 
-    def attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> dict[str, Any]:
+    def attach(self, deadline: float, is_hopeless: Callable[[], bool]) -> Probe:
         """Tries again and again until the deadline, or until it `is_hopeless`; gives what the agent says of its machine."""
         pause = FIRST_PAUSE_S
         while True:
@@ -91,7 +93,7 @@ class Opening:
             time.sleep(pause)
             pause = min(1.0, pause * 1.15)
 
-    def attach_once(self, deadline: float) -> dict[str, Any]:
+    def attach_once(self, deadline: float) -> Probe:
         """One attempt. Who calls it hangs up where it fails."""
         endpoint = self._link.endpoint
         left = max(0.5, deadline - time.monotonic())
@@ -114,22 +116,23 @@ class Opening:
                 f"{endpoint}: connected, but the agent did not answer within {limit_s:.0f} s"
             )
         self._link.last_heard = time.monotonic()
-        hello = self._answers.hello
-        assert hello is not None
-        return hello
+        try:
+            return Probe.from_hello(self._answers.hello or {})
+        except ValueError as error:
+            raise ProtocolError(
+                f"{endpoint}: what the agent says of its machine makes no sense: {error}"
+            ) from None
 
-    def start_workers(self, settings: WorkerSettings, timeout_s: float) -> dict[str, Any]:
-        """Ships the archives that are not there yet and starts the workers; gives what the agent says of them."""
+    def start_workers(self, settings: WorkerSettings, timeout_s: float) -> int:
+        """Ships the archives that are not there yet and starts the workers; gives how many tasks they can run at once."""
         self._answers.forget(wire.READY)
         archives = {
             role: archive
             for role, archive in (("project", settings.project), ("runtime", settings.runtime))
             if archive is not None
         }
-        assert self._answers.hello is not None
-        there = set(self._answers.hello.get("archives", ()))
         for archive in archives.values():
-            if archive.digest not in there:
+            if archive.digest not in self._link.probe.archives:
                 self._line.send_long(Blob(archive.data, archive.digest))
         self._line.send(
             wire.CONFIGURE,
@@ -145,7 +148,12 @@ class Opening:
             raise BootstrapError(
                 f"{self._link.endpoint}: the workers were not ready within {timeout_s:.0f} s", step="workers"
             )
-        return ready
+        try:
+            return len(ready["workers"])
+        except NONSENSE as error:
+            raise ProtocolError(
+                f"{self._link.endpoint}: what the agent says of its workers makes no sense: {error}"
+            ) from None
 
 
 def why_no_hello(endpoint: Endpoint, stream: Stream, reason: str) -> Exception:
