@@ -24,8 +24,6 @@ from skyward.scheduler.settlement import Settlement
 
 MAX_CHUNK_BYTES = 4 << 20
 """Chunks for one node share a frame until it is longer than this, bytes."""
-FEW_BLOBS, SMALL_BLOBS = 64, 1 << 30
-"""What a node keeps of blobs is not looked at before there are so many, or so many bytes of them."""
 
 
 class Dispatch:
@@ -127,8 +125,7 @@ class Dispatch:
         return header, start + body, bad
 
     def _keep_budget(self, node: Node) -> None:
-        sent = node.link._sent
-        if len(sent) < FEW_BLOBS and sum(sent.values()) < SMALL_BLOBS:
+        if not node.link.has_many_blobs:
             return
         with self._board.lock:
             in_use = {blob.digest for entry in node.on_way.values() for blob in entry.blobs}

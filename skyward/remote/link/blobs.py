@@ -12,6 +12,8 @@ from skyward.remote.link.line import Line
 
 BLOBS_KEPT = 8 << 30
 """Blobs an instance keeps for tasks to come, bytes; the longest unused go first."""
+FEW, SHORT = 64, 1 << 30
+"""Fewer blobs than so many, of less than so many bytes together, are kept whatever they are."""
 
 
 class Blobs:
@@ -75,6 +77,10 @@ class Blobs:
         gone = [digest for digest in digests if self.there.pop(digest, None) is not None]
         if gone:
             self._line.send(wire.DROP, {"digests": gone})
+
+    @property
+    def are_many(self) -> bool:
+        return len(self.there) >= FEW or sum(self.there.values()) >= SHORT
 
     def over_budget(self, in_use: set[str], *, disk_free_bytes: int) -> list[str]:
         """Blobs to forget, longest unused first, so that the rest fits the budget."""

@@ -210,9 +210,9 @@ class Link:
             self._hearing.unacknowledged = 0
 
     @property
-    def _sent(self) -> dict[str, int]:
-        """The blobs that are there, for who decides whether `over_budget` is worth asking."""
-        return self._blobs.there
+    def has_many_blobs(self) -> bool:
+        """Whether `over_budget` is worth asking."""
+        return self._blobs.are_many
 
     def forget(self, digests: Iterable[str]) -> None:
         """Lets the node drop blobs."""
