@@ -20,7 +20,7 @@ from skyward.remote import wire
 from skyward.remote.node.facts import BOOTED, activity_of, is_armed, probe
 from skyward.remote.node.files import last_line, meet, remove, unlink, within
 from skyward.remote.node.lean import OrderedDict, deque, from_json, signal, socket, to_json
-from skyward.remote.node.leftovers import HELD, prune
+from skyward.remote.node.leftovers import below, hold, prune, touch
 from skyward.remote.node.slot import Chunk, Slot, adopt_orphans, widen
 from skyward.remote.node.unpack import check, unpack
 
@@ -254,6 +254,7 @@ class Agent:
         self.unsent: Dict[int, int] = {}
         self.logged = 0
         self.configuration: Optional[Dict[str, Any]] = None
+        self.used: List[str] = []
         self.is_ready = False
         self.is_ending = False
         self.is_starved = False
@@ -331,7 +332,7 @@ class Agent:
     def _hello(self) -> Dict[str, Any]:
         archives = [name[:-4] for name in os.listdir(self.archives) if name.endswith(".zip")]
         if self.configuration is None:
-            self._hold(archives)
+            hold(self.run_directory, ["archives/" + name for name in archives])
         return dict(
             probe(self.directory, self.run_directory), agent=self.identity, protocol=wire.PROTOCOL,
             archives=archives, predecessor=self.settings.get("predecessor", ""),
@@ -569,7 +570,10 @@ class Agent:
                 os.rename(os.path.join(self.blobs, one["digest"]), path)
             if not os.path.exists(path):
                 return
-        self._hold([one["digest"] for one in wanted["archives"]], touch=True)
+        self.used = ["archives/" + one["digest"] for one in wanted["archives"]]
+        self.used += below(self.directory, wanted["python"])
+        hold(self.run_directory, self.used)
+        touch(self.directory, self.used)
         try:
             places = {one["role"]: self._place(one) for one in wanted["archives"]}
             self._start_workers(wanted, places)
@@ -591,20 +595,6 @@ class Agent:
         if one["role"] != "runtime":
             unpack(source, target)
         return target
-
-    def _hold(self, archives: List[str], touch: bool = False) -> None:
-        """Says that these may not be removed, and, as they are used now, when they were used last."""
-        try:
-            with open(os.path.join(self.run_directory, HELD), "w") as file:
-                file.write("\n".join(archives))
-        except OSError:
-            pass  # a disk that is full is told of by whoever needs room on it
-        for name in archives if touch else ():
-            for path in (name + ".zip", name):
-                try:
-                    os.utime(os.path.join(self.archives, path))
-                except OSError:
-                    pass  # a project is unpacked elsewhere, and a disk that cannot be written is good to read
 
     def _start_workers(self, wanted: Dict[str, Any], places: Dict[str, str]) -> None:
         environment = dict(os.environ)
@@ -956,6 +946,7 @@ class Agent:
                 else:
                     time.sleep(0.002)
         _end_orphans(set())
+        touch(self.directory, self.used)
         remove(self.run_directory)
         while self.client is not None and self.client.out and time.monotonic() < deadline:
             if not self.client.flush():
