@@ -22,7 +22,15 @@ from skyward.cloud.project import project_root
 from skyward.contracts.engine import Engine, EngineContext
 from skyward.contracts.provider import Provider
 from skyward.errors import CredentialsError, GuardError, SkywardError, TaskCancelled, TaskLost
-from skyward.model.event import Event, NodeLost, PoolReady, PoolStarting, PoolStopped, WarningRaised
+from skyward.model.event import (
+    Event,
+    NodeLost,
+    NodeReattached,
+    PoolReady,
+    PoolStarting,
+    PoolStopped,
+    WarningRaised,
+)
 from skyward.model.instance import Instance
 from skyward.model.plan import Plan
 from skyward.model.sizes import format_duration
@@ -171,6 +179,8 @@ class Running:
                 self._abort(TaskLost(f"node {event.node} was lost: {event.reason}"))
             if not self.fleet.lose(event.node, replace_it=self.options.preemption == "replace"):
                 return
+        elif isinstance(event, NodeReattached):
+            self.fleet.regain(event.node)
         self.bus.emit(event)
 
     def _is_importable(self, module: str) -> bool:

@@ -62,26 +62,37 @@ class Acquisition:
 
     def _acquire_until(self, goal: int) -> None:
         nodes = self._roster.nodes
-        for offer, count in self._attempts(lambda: goal - len(nodes)):
-            for instance in self.launch(offer, count):
+        for offer, count in self._attempts(lambda: goal - len(nodes), self.failures):
+            for instance in self._launch(offer, count, self.failures):
                 node = self._node(len(nodes), instance, offer)
                 nodes.append(node)
                 self._order.emit(InstanceLaunched(instance=instance, node=node.index))
 
-    def one_more(self, index: int, *, first: Offer | None = None, last: Offer | None = None) -> Node | None:
+    def one_more(
+        self,
+        index: int,
+        *,
+        first: Offer | None = None,
+        last: Offer | None = None,
+        failures: list[Failure] | None = None,
+    ) -> Node | None:
         """One more machine for the node `index`: of the offer `first`, or of what comes next in the plan; of `last` if
-        there is no other, whatever became of it before."""
-        for offer in self._candidates(first, last):
-            for instance in self.launch(offer, 1):
+        there is no other, whatever became of it before. Why others could not be had is told as it comes, or noted in
+        `failures` for the caller to tell."""
+        is_told, failures = failures is None, self.failures if failures is None else failures
+        for offer in self._candidates(first, last, failures):
+            for instance in self._launch(offer, 1, failures, is_told=is_told):
                 node = self._node(index, instance, offer, is_young=True)
                 self._order.emit(InstanceLaunched(instance=instance, node=index))
                 return node
         return None
 
-    def _candidates(self, first: Offer | None, last: Offer | None) -> Iterator[Offer]:
-        if first is not None and not is_ruled_out(first, self.failures):
+    def _candidates(
+        self, first: Offer | None, last: Offer | None, failures: list[Failure]
+    ) -> Iterator[Offer]:
+        if first is not None and not is_ruled_out(first, failures):
             yield first
-        yield from (offer for offer, _ in self._attempts(lambda: 1))
+        yield from (offer for offer, _ in self._attempts(lambda: 1, failures))
         if last is not None:
             yield last
 
@@ -91,33 +102,38 @@ class Acquisition:
             self._replaced += 1
             return self._replaced <= REPLACEMENTS * self._order.plan.nodes
 
-    def _attempts(self, missing: Callable[[], int]) -> Iterator[tuple[Offer, int]]:
+    def _attempts(self, missing: Callable[[], int], failures: list[Failure]) -> Iterator[tuple[Offer, int]]:
         """What to launch next, as long as machines are missing; reads the failures as they come."""
         plan = self._order.plan
         for offer in plan.ranked:
             for machine, share in plan.machines(offer):
                 if missing() <= 0:
                     return
-                if machine.provider in self._desks and not is_ruled_out(machine, self.failures):
+                if machine.provider in self._desks and not is_ruled_out(machine, failures):
                     yield machine, min(share, missing())
 
-    def launch(self, offer: Offer, count: int) -> list[Instance]:
+    def _launch(
+        self, offer: Offer, count: int, failures: list[Failure], *, is_told: bool = True
+    ) -> list[Instance]:
         """Machines of an offer, `count` at most; none where they cannot be had, and then it is noted why."""
         with self._launching:
             try:
-                found = self._launcher.launch(
-                    offer, count, alternatives(self._order.plan, offer, self.failures)
-                )
+                found = self._launcher.launch(offer, count, alternatives(self._order.plan, offer, failures))
             except ProviderError as error:
-                self.failures.append((offer, error))
+                failures.append((offer, error))
                 if isinstance(error, CapacityError):
                     remember(offer)
-                if isinstance(error, CredentialsError) or len(self._order.plan.ranked) > 1:
-                    self._order.emit(WarningRaised(message=f"{words(offer)}: {because(error)}"))
+                if is_told:
+                    self._tell(offer, error)
                 return []
         if surplus := found[count:]:
             self._end([self._node(-1, one, offer) for one in surplus])
         return found[:count]
+
+    def _tell(self, offer: Offer, error: ProviderError) -> None:
+        """Where there is another offer to try; where not, the error that follows tells it."""
+        if isinstance(error, CredentialsError) or len(self._order.plan.ranked) > 1:
+            self._order.emit(WarningRaised(message=f"{words(offer)}: {because(error)}"))
 
     def _node(self, index: int, instance: Instance, offer: Offer, *, is_young: bool = False) -> Node:
         desk, provider = self._desks.of(offer)

@@ -174,6 +174,10 @@ class Fleet:
         """See `Replacement.lose`."""
         return self._replacement.lose(index, replace_it=replace_it)
 
+    def regain(self, index: int) -> None:
+        """See `Replacement.regain`."""
+        self._replacement.regain(index)
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     def abandon(self) -> None:

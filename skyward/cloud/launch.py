@@ -54,6 +54,8 @@ EVER = 4
 """Machines a pool may launch in its life, for each node it was asked for."""
 MOST_HINTS = 6
 """Hints of an error that tells of many offers."""
+MOST_NAMED = 4
+"""Causes, machines and places in a warning, which is one line."""
 MAX_TOKEN = 64
 """Characters of a token: EC2's ClientToken, API reference of RunInstances (2026-11-20)."""
 
@@ -326,7 +328,10 @@ def alternatives(plan: Plan, offer: Offer, failures: Iterable[Failure]) -> list[
     return [
         other
         for other in plan.ranked
-        if other is not offer and _kind(other) == what and other.zone and not is_ruled_out(other, failures)
+        if not _is_same(other, offer)
+        and _kind(other) == what
+        and other.zone
+        and not is_ruled_out(other, failures)
     ]
 
 
@@ -342,12 +347,18 @@ def is_ruled_out(offer: Offer, failures: Iterable[Failure]) -> bool:
 def _covers(error: ProviderError, failed: Offer, offer: Offer) -> bool:
     """What an error says that it `covers`; else bad credentials and quotas cover a provider, other refusals the offers
     that were asked for."""
-    if offer is failed or offer in getattr(error, "tried", ()):
+    if _is_same(offer, failed) or offer in getattr(error, "tried", ()):
         return True
     if offer.provider != failed.provider:
         return False
     covers = getattr(error, "covers", None)
     return bool(covers(offer)) if covers is not None else isinstance(error, CredentialsError | QuotaError)
+
+
+def _is_same(one: Offer, other: Offer) -> bool:
+    """Also where one of them comes with a machine and the other from a plan; `details` tell apart what is equal in all
+    that can be compared."""
+    return one is other or (one == other and one.details == other.details)
 
 
 def no_machines(failures: Sequence[Failure], launched: int, needed: int) -> ProviderError:
@@ -376,6 +387,24 @@ def _tried(failures: Iterable[Failure]) -> list[str]:
     for offer, error in failures:
         places.setdefault((_sold(offer), because(error)), []).append(_where(offer))
     return [f"{sold} in {', '.join(dict.fromkeys(where))}: {why}" for (sold, why), where in places.items()]
+
+
+def causes(failures: Sequence[Failure]) -> str:
+    """Why none of some offers could be had, in one line: each cause once with what it met, the last one first."""
+    met: dict[str, dict[str, list[str]]] = {}
+    for offer, error in reversed(failures):
+        met.setdefault(because(error), {}).setdefault(_sold(offer), []).append(_where(offer))
+    told = [
+        f"{why} ({_few(f'{sold} in {_few(dict.fromkeys(where))}' for sold, where in offers.items())})"
+        for why, offers in met.items()
+    ]
+    return _few(told, "; ")
+
+
+def _few(items: Iterable[str], comma: str = ", ") -> str:
+    first = list(items)
+    more = len(first) - MOST_NAMED
+    return comma.join([*first[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def because(error: ProviderError) -> str:

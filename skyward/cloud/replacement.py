@@ -15,7 +15,7 @@ from typing import Any
 from skyward.cloud.account import Account, verdict
 from skyward.cloud.acquisition import Acquisition
 from skyward.cloud.arrivals import NeverRan
-from skyward.cloud.launch import words
+from skyward.cloud.launch import Failure, causes, words
 from skyward.cloud.order import FleetOrder
 from skyward.cloud.roster import Node, Roster
 from skyward.errors import (
@@ -56,8 +56,8 @@ class Replacement:
         self._bring_up = bring_up
         self._end = end
 
-    def _warn(self, message: str) -> None:
-        self._order.emit(WarningRaised(message=message))
+    def _warn(self, message: str, hint: str = "") -> None:
+        self._order.emit(WarningRaised(message=message, hint=hint))
 
     # -- machines that never came up ---------------------------------------------------------------------------------
 
@@ -124,6 +124,12 @@ class Replacement:
             ).start()
         return not was_lost
 
+    def regain(self, index: int) -> None:
+        """The engine hears a node again: its next loss is another one."""
+        for node in self._roster.everyone:
+            if node.index == index and node.link is not None and node.link.is_up:
+                node.is_lost = node.is_told = False
+
     def _see_to(self, node: Node, replace_it: bool) -> None:
         """What becomes of a lost node."""
         assert node.link is not None
@@ -132,7 +138,7 @@ class Replacement:
                 return
             if replace_it:
                 self._put_in_place_of(node)
-            elif node.link.is_closed or node.instance.state is InstanceState.TERMINATED:
+            elif _is_gone(node):
                 node.link.give_up("it is gone")
                 self._give_back(node)
 
@@ -172,8 +178,7 @@ class Replacement:
         if successor is not None:
             successor = self._bring_up(successor)
         is_replaced = successor is not None and successor.error is None
-        is_gone = node.link is None or node.link.is_closed or node.instance.state is InstanceState.TERMINATED
-        if not (is_replaced or is_gone):
+        if not (is_replaced or _is_gone(node)):
             return  # it may still come back
         if node.link is not None and not node.is_leaving:
             node.link.give_up("another machine took its place" if is_replaced else "it is gone")
@@ -184,22 +189,49 @@ class Replacement:
 
     def _launch_instead(self, node: Node) -> Node | None:
         """Of the same offer if possible: what its tasks were told about their machine stays true."""
-        problem = "too many were lost"
-        if self._acquisition.may_replace():
-            self._acquisition.failures = []
-            try:
-                successor = self._acquisition.one_more(node.index, first=node.instance.offer)
-            except (SkywardError, ValueError) as error:
-                problem = str(error)
-            else:
-                if successor is not None:
-                    self._roster.others.append(successor)
-                    return successor
-                problem = (
-                    "; ".join(str(error) for _, error in self._acquisition.failures) or "no offer is left"
-                )
-        self._warn(f"node {node.index} is not replaced: {problem}")
-        return None
+        successor: Node | None = None
+        failures: list[Failure] = []
+        problem: Exception | None = None
+        try:
+            if not self._acquisition.may_replace():
+                raise ProviderError("too many were replaced already")
+            successor = self._acquisition.one_more(node.index, first=node.instance.offer, failures=failures)
+        except (SkywardError, ValueError) as error:
+            problem = error
+        if successor is None:
+            self._tell_unreplaced(node, failures, problem)
+            return None
+        self._roster.others.append(successor)
+        if failures:
+            offer = words(successor.instance.offer)
+            self._warn(f"node {node.index}: {offer} is launched in its place: {causes(failures)}")
+        return successor
+
+    def _tell_unreplaced(self, node: Node, failures: Sequence[Failure], problem: Exception | None) -> None:
+        """Once for each loss, however often another machine is looked for: who, why, and what follows."""
+        if node.is_told or self._roster.is_stopping:
+            return
+        node.is_told = True
+        what = "is taken back" if node.is_leaving else "is lost"
+        why = "; ".join(filter(None, (str(problem or ""), causes(failures)))) or "no offer is left"
+        last = problem or (failures[-1][1] if failures else None)
+        self._warn(
+            f"node {node.index} {what}, and no machine to take its place could be had: {why}; "
+            f"{self._what_follows(node)}",
+            hint=next(iter(getattr(last, "hints", ())), ""),
+        )
+
+    def _what_follows(self, node: Node) -> str:
+        left = sum(
+            not (one is node or one.is_lost or one.is_leaving or one.error or one.ended_at)
+            for one in self._roster.nodes
+        )
+        fate = "are lost" if node.is_leaving or _is_gone(node) else "wait a while for it to come back"
+        if not left:
+            return f"no other node is left: tasks that are not done {fate}"
+        return (
+            f"the pool goes on with {left} node{'s' if left > 1 else ''}, and tasks pinned to this one {fate}"
+        )
 
     def _give_back(self, node: Node) -> None:
         self._order.engine.abandon(node.index)
@@ -250,3 +282,8 @@ class Replacement:
         if not roster.is_stopping and node.ended_at is None:
             node.link.give_up("its time was over")
             self._give_back(node)
+
+
+def _is_gone(node: Node) -> bool:
+    """Whether a node that is down will not be found again."""
+    return node.link is None or node.link.is_closed or node.instance.state is InstanceState.TERMINATED

@@ -27,6 +27,8 @@ class Node:
         self.link: Link | None = None
         self.is_ready = False
         self.is_lost = False
+        self.is_told = False
+        """It was said that no machine takes its place."""
         self.is_leaving = False
         """Its end was announced."""
         self.replacing = threading.Lock()

@@ -251,8 +251,11 @@ def test_a_broadcast_to_a_node_that_is_not_replaced_fails_and_the_pool_goes_on(
     monkeypatch.setitem(Link.__init__.__kwdefaults__, "lost_s", 2.5)
     monkeypatch.setattr("skyward.remote.link.link.LINGER_S", 1.0)
     monkeypatch.setattr(replacement, "RETURN_S", 0.5)
+    told: list[str] = []
+    pool = sky.ComputePool(sky.SSH(**config), display="quiet")  # type: ignore[arg-type]
+    pool.on(sky.events.WarningRaised, lambda event: told.append(event.message))
 
-    with sky.ComputePool(sky.SSH(**config), display="quiet") as pool:  # type: ignore[arg-type]
+    with pool:
         timer = threading.Timer(0.5, sshd_pair[1].kill)
         timer.start()
         with pytest.raises(sky.TaskLost, match="node 1"):
@@ -260,3 +263,7 @@ def test_a_broadcast_to_a_node_that_is_not_replaced_fails_and_the_pool_goes_on(
 
         assert double(2) @ pool == (4,)
         assert pool.map(double, range(5)) == [0, 2, 4, 6, 8]
+
+    (message,) = told
+    assert message.startswith("node 1 is lost, and no machine to take its place could be had: ssh: ")
+    assert message.count("every host is in use") == 1

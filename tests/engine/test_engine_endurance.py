@@ -154,6 +154,49 @@ def test_a_line_that_loses_every_fifth_packet_and_is_slow_and_narrow_costs_time_
     assert not harness.of(NodeLost)
 
 
+def _itself(i: int) -> int:
+    return i
+
+
+def _byte_at(blob: bytes, i: int) -> int:
+    return blob[i]
+
+
+ROUND_TRIP_S, BYTES_PER_S, REPEATS_S = 0.2, 125_000, 1.0
+"""200 ms, 1 Mbit/s, and what the repeats of a line that loses every fifth packet may cost at the end of each burst: TCP
+waits 0.2 s, then 0.4, then 0.8."""
+TASK_BYTES = 64
+"""What a small task may cost, there and back."""
+
+
+def test_time_on_a_bad_line_goes_by_bytes_and_by_few_round_trips_and_not_by_tasks(
+    make_harness: Callable[..., Any], sshd: SSHServer, make_chaos: Callable[..., ChaosProxy]
+) -> None:
+    """Each of two groups costs two round trips: its first tasks go alone, because nobody knows yet how long they take.
+    Everything crosses once. That is 14 s, of which all is believed that takes half as long again; a round trip for each
+    task would be 500 s, the long argument with each of its tasks 160 s."""
+    small, argument, calls = range(2500), os.urandom(1_000_000), range(20)
+    proxy = make_chaos(sshd)
+    proxy.up.loss = proxy.down.loss = 0.2
+    harness = make_harness()
+    harness.add(proxy.endpoint(sshd.endpoint))
+    for lane in (proxy.up, proxy.down):
+        lane.delay_s, lane.bytes_per_s = ROUND_TRIP_S / 2, BYTES_PER_S
+    ideal_bytes = len(small) * TASK_BYTES + len(argument)
+    model_s = 4 * (ROUND_TRIP_S + REPEATS_S) + ideal_bytes / BYTES_PER_S
+
+    before, began = proxy.up.forwarded + proxy.down.forwarded, time.monotonic()
+    numbers = harness.map(_itself, small, wait_s=50)
+    found = harness.map(_byte_at, [argument] * len(calls), calls, wait_s=50)
+    took_s, sent = time.monotonic() - began, proxy.up.forwarded + proxy.down.forwarded - before
+
+    assert [outcome.result() for outcome in numbers] == list(small)
+    assert [outcome.result() for outcome in found] == list(argument[: len(calls)])
+    assert sent <= 1.2 * ideal_bytes, "everything crosses once"
+    assert took_s <= 1.5 * model_s
+    assert not harness.of(NodeLost)
+
+
 def test_an_upload_that_takes_longer_than_a_node_may_be_silent_is_no_silence(
     make_harness: Callable[..., Any], sshd: SSHServer, make_chaos: Callable[..., ChaosProxy]
 ) -> None:

@@ -40,7 +40,8 @@ def put(tmp_path: Path) -> Put:
 
 def left_in(directory: Path) -> set[str]:
     leftovers.prune(str(directory))
-    return {path.name for place in ("archives", "runs") for path in (directory / place).glob("*")}
+    places = [directory / name for name in ("archives", "envs", "python", "runs")]
+    return {path.name for place in places if place.is_dir() for path in place.iterdir()}
 
 
 def test_archives_unused_for_a_month_go_packed_and_unpacked(put: Put, tmp_path: Path) -> None:
@@ -88,6 +89,125 @@ def test_what_dead_agents_have_left_goes_and_a_living_one_keeps_its_own(put: Put
 
 def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
     leftovers.prune(str(tmp_path / "nowhere"))
+
+
+# -- environments and Pythons --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(put: Put, tmp_path: Path) -> Path:
+    """A machine on which runs were; its one directory."""
+    put("archives/any.zip", days=0)
+    return tmp_path
+
+
+def use(path: Path, *, days: float) -> None:
+    os.utime(path, (time.time() - days * DAY,) * 2)
+
+
+def add_python(directory: Path, name: str, *, days: float) -> Path:
+    """One as uv puts it there, with the link by which it is found; gives what it runs as, by way of the link."""
+    home = directory / "python" / name
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (home / "bin" / "python3").chmod(0o755)
+    link = home.with_name(name.rpartition(".")[0])
+    link.symlink_to(home)
+    use(home, days=days)
+    return link / "bin" / "python3"
+
+
+def add_environment(directory: Path, name: str, *, days: float, python: Path) -> Path:
+    home = directory / "envs" / name
+    (home / "bin").mkdir(parents=True)
+    (home / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
+    (home / "bin" / "python").symlink_to(python)
+    use(home, days=days)
+    return home / "bin" / "python"
+
+
+def test_environments_and_pythons_unused_for_a_month_go(machine: Path) -> None:
+    own = Path(sys.executable)
+    add_environment(machine, "old", days=31, python=own)
+    add_environment(machine, "new", days=29, python=own)
+    (machine / "envs" / "old.lock").touch()
+    use(machine / "envs" / "old.lock", days=31)
+    add_python(machine, "cpython-3.10.4", days=31)
+    add_python(machine, "cpython-3.11.9", days=29)
+    (machine / "python" / ".temp").mkdir()
+    use(machine / "python" / ".temp", days=31)
+
+    left = left_in(machine)
+
+    assert left == {"any.zip", "new", "old.lock", "cpython-3.11.9", "cpython-3.11", ".temp"}
+
+
+def test_the_python_of_an_environment_stays_as_long_as_that_does(machine: Path) -> None:
+    python = add_python(machine, "cpython-3.11.9", days=90)
+    add_environment(machine, "mine", days=20, python=python)
+
+    assert left_in(machine) == {"any.zip", "mine", "cpython-3.11.9", "cpython-3.11"}
+
+    use(machine / "envs" / "mine", days=31)
+    assert left_in(machine) == {"any.zip"}
+
+
+def test_the_python_of_an_environment_inside_another_stays_too(machine: Path) -> None:
+    python = add_python(machine, "cpython-3.12.1", days=90)
+    add_environment(machine, "mine", days=20, python=Path(sys.executable))
+    add_environment(machine / "envs" / "mine", "inner", days=20, python=python)  # its set-up made it
+
+    assert "cpython-3.12.1" in left_in(machine)
+
+
+def test_what_lies_elsewhere_is_never_removed(
+    machine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    python = add_python(other, "cpython-3.9.1", days=90)
+    add_environment(other, "theirs", days=90, python=python)
+    (machine / "python").mkdir()
+    (machine / "python" / "cpython-3.9.1").symlink_to(other / "python" / "cpython-3.9.1")
+    (machine / "envs").symlink_to(other / "envs")
+
+    leftovers.prune(str(machine))
+
+    assert (other / "python" / "cpython-3.9.1" / "bin").is_dir()
+    assert (other / "envs" / "theirs" / "bin").is_dir()
+    assert (machine / "python" / "cpython-3.9.1").exists()
+
+
+def test_what_was_half_removed_goes_with_the_rest(machine: Path) -> None:
+    add_python(machine, ".cpython-3.9.1.gone", days=90)
+
+    assert not [name for name in left_in(machine) if "3.9.1" in name]
+
+
+@pytest.mark.parametrize("has_environment", [True, False])
+def test_a_living_run_keeps_its_environment_and_its_python_until_it_has_been_over_for_a_month(
+    machine: Path, has_environment: bool
+) -> None:
+    python = add_python(machine, "cpython-3.11.9", days=0)
+    kept = {"cpython-3.11.9", "cpython-3.11", "any.zip"}
+    if has_environment:
+        python = add_environment(machine, "mine", days=0, python=python)
+        kept.add("mine")
+    homes = [machine / "python" / "cpython-3.11.9", *(machine / "envs").glob("mine")]
+    link = opened(machine)
+    link.configure(WorkerSettings(python=str(python), sys_path=tuple(sys.path)))
+    for home in homes:
+        use(home, days=40)
+
+    during = left_in(machine)
+    link.close()
+    wait_for(lambda: not list((machine / "runs").iterdir()))
+    after = left_in(machine)
+    for home in homes:
+        use(home, days=31)
+
+    assert during - {Path(link.probe.run_directory).name} == kept
+    assert after == kept
+    assert left_in(machine) == {"any.zip"}
 
 
 # -- with an agent -------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from skyward.remote.environment import (
     prepare,
     uv_platform,
 )
-from skyward.remote.node import builder
+from skyward.remote.node import builder, leftovers
 from skyward.remote.probe import Probe
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -274,6 +274,41 @@ def test_a_python_that_is_missing_is_brought_by_uv_and_runs_tasks(
     assert prefix_of_a_worker(machine.endpoint, plain.python).startswith(f"{bare.directory}/python/")
 
 
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="as packed above")
+def test_a_python_that_uv_brought_goes_when_nobody_uses_it_any_more(
+    machine_without_python: tuple[Any, Probe], mirror: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, bare = machine_without_python
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS_JSON_URL", mirror)
+    directory = Path(bare.directory)
+    (directory / "archives").mkdir(parents=True)
+    connection = connect(machine.endpoint)
+
+    def prepared(**image: Any) -> Path:
+        return Path(prepare(connection, bare, Image(**image), client_python=CLIENT).python)
+
+    def is_kept_when_unused_for(days: float) -> bool:
+        os.utime(home, (time.time() - days * 86400,) * 2)
+        leftovers.prune(str(directory))
+        return home.is_dir()
+
+    try:
+        home = prepared().resolve().parents[1]
+        assert is_kept_when_unused_for(29)
+        os.utime(home, (0, 0))
+        prepared()
+        assert time.time() - home.stat().st_mtime < 60, "whoever asks for it uses it"
+        environment = prepared(pip="skytest_beta", indexes=index).parents[1]
+        assert is_kept_when_unused_for(90), "an environment was made of it"
+        os.utime(environment, (time.time() - 31 * 86400,) * 2)
+        assert not is_kept_when_unused_for(31)
+        assert not environment.exists()
+        assert not list((directory / "python").glob("cpython*")), "nor a link to it"
+        assert os.access(prepared(), os.X_OK), "it is brought again when it is needed"
+    finally:
+        connection.close()
+
+
 def prefix_of_a_worker(endpoint: Endpoint, python: str) -> str:
     """`sys.prefix`, as a task that runs there sees it."""
     from skyward.contracts.engine import EngineContext
@@ -422,14 +457,14 @@ def test_two_clients_at_once_build_once(probe: Probe, index: str, here: Connecti
     assert (tmp_path / "builds").read_text() == "built\n"
 
 
-def test_environments_unused_for_a_month_make_room(here: Connection, probe: Probe, index: str) -> None:
-    old = prepare(here, probe, Image(pip="skytest_alpha", indexes=index), client_python=CLIENT)
-    marker = Path(old.python).parents[1] / builder.MARKER
-    os.utime(marker, (time.time() - 40 * 86400,) * 2)
+def test_whoever_asks_for_an_environment_uses_it(here: Connection, probe: Probe, index: str) -> None:
+    image = Image(pip="skytest_alpha", indexes=index)
+    place = Path(prepare(here, probe, image, client_python=CLIENT).python).parents[1]
+    os.utime(place, (time.time() - 40 * 86400,) * 2)
 
-    prepare(here, probe, Image(pip="skytest_beta", indexes=index), client_python=CLIENT)
+    prepare(here, probe, image, client_python=CLIENT)
 
-    assert not marker.parent.exists()
+    assert time.time() - place.stat().st_mtime < 60
 
 
 # -- set-up ----------------------------------------------------------------------------------------------------

@@ -207,6 +207,7 @@ class Agent:
         """Ends every worker, says the last words, removes the directory of this run."""
         line, deadline = self._line, time.monotonic() + SHUTDOWN_S
         self._crew.end(deadline)
+        self._archives.touch()
         remove(self._run_directory)
         while line.client is not None and line.client.out and time.monotonic() < deadline:
             if not line.client.flush():

@@ -32,8 +32,6 @@ MARKER = "skyward-complete.json"
 TAIL_LINES = 50
 TAIL_BYTES = 1 << 16
 OLDEST_UV = (0, 5)
-UNUSED_S = 30 * 86400
-"""An environment nobody asked for this long is removed by the next build."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _FULL_WORDS = re.compile(
     r"no space left on device|disk quota exceeded|read-only file system|\(os error (28|122|30)\)",
@@ -70,7 +68,6 @@ class Builder:
         threading.Thread(target=self.children.end_with_client, daemon=True).start()
         missing = self.missing_apt()
         if not missing and self.look():
-            self.touch()
             return self.answer("reused")
         if (self.request["venv"] or not self.known_python()) and not self.find_uv():
             raise Failed("need-uv", "no usable uv on the instance")
@@ -84,8 +81,6 @@ class Builder:
             self.step("apt", lambda: self.install_apt(missing))
         if self.look():
             return self.answer("reused")
-        if unused := self.unused():
-            self.step("clean", lambda: remove_environments(unused))
         self.step("python", self.prepare_python)
         if self.request["venv"]:
             self.build_environment()
@@ -100,10 +95,12 @@ class Builder:
         self.mark()
 
     def look(self) -> bool:
-        """Whether what is asked for is there already."""
+        """Whether what is asked for is there already. First it is said that it is used: what has not been for long is
+        removed at the end of any run (`leftovers`)."""
         if not self.request["venv"]:
             self.python = self.known_python()
             return bool(self.python)
+        touch(self.place)
         self.python = os.path.join(self.place, "bin", "python")
         return os.path.isfile(os.path.join(self.place, MARKER)) and os.access(self.python, os.X_OK)
 
@@ -179,9 +176,16 @@ class Builder:
         minor = ".".join(map(str, wanted[:2]))
         provided = os.path.join(self.directory, "python", f"cpython-{minor}*", "bin", f"python{minor}")
         for candidate in [*self.request["pythons"], *sorted(glob.glob(provided))]:
-            if python_version(candidate)[: len(wanted)] == wanted:
+            if python_version(candidate)[: len(wanted)] == wanted and self.claim(candidate):
                 return str(candidate)
         return ""
+
+    def claim(self, python: str) -> bool:
+        """Says that a Python is used, if it is one that uv has brought; whether it is still there then."""
+        home = os.path.dirname(os.path.dirname(os.path.realpath(python)))
+        if os.path.dirname(home) == os.path.join(os.path.realpath(self.directory), "python"):
+            touch(home)
+        return os.access(python, os.X_OK)
 
     def prepare_python(self) -> str:
         """Like `known_python`, but uv searches too, and provides what it does not find."""
@@ -194,6 +198,7 @@ class Builder:
             if status != 0 or not found:
                 raise Failed("python", f"uv cannot provide python {wanted}", tail)
         self.python = found.splitlines()[-1]
+        self.claim(self.python)
         return self.python
 
     # -- the environment --------------------------------------------------------------------------------------
@@ -235,19 +240,6 @@ class Builder:
             file.flush()
             os.fsync(file.fileno())
         os.rename(path + ".new", path)
-
-    def touch(self) -> None:
-        """Says that the environment is in use."""
-        try:
-            os.utime(os.path.join(self.place, MARKER))
-        except OSError:
-            pass  # a bare python has no marker, and a disk that cannot be written is still good to read
-
-    def unused(self) -> list[str]:
-        """Environments that nobody asked for in a month."""
-        parent = os.path.dirname(self.place)
-        paths = [os.path.join(parent, name) for name in os.listdir(parent)]
-        return [path for path in paths if age_s(os.path.join(path, MARKER)) > UNUSED_S and path != self.place]
 
     # -- child processes --------------------------------------------------------------------------------------
 
@@ -378,14 +370,6 @@ class Lock:
         return True
 
 
-def remove_environments(paths: list[str]) -> str:
-    """Makes room; what is half removed has lost its marker first, and counts no more."""
-    for path in paths:
-        os.unlink(os.path.join(path, MARKER))
-        shutil.rmtree(path, ignore_errors=True)
-    return f"{len(paths)} unused environments removed"
-
-
 def receive_file(place: str, size: int) -> str:
     """`size` compressed bytes of standard input become an executable file."""
     os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
@@ -438,12 +422,12 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, match.group(1).split("."))) if match else ()
 
 
-def age_s(path: str) -> float:
-    """Seconds since a file was touched; 0 where there is none."""
+def touch(directory: str) -> None:
+    """Says that what is kept there is used now."""
     try:
-        return time.time() - os.stat(path).st_mtime
+        os.utime(directory)
     except OSError:
-        return 0.0
+        pass  # it is not there, or on a disk that cannot be written and is still good to read
 
 
 def tell(message: dict[str, Any]) -> None:

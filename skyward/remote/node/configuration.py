@@ -6,7 +6,7 @@ import os
 
 from skyward.remote import wire
 from skyward.remote.node.files import make_directory
-from skyward.remote.node.leftovers import HELD
+from skyward.remote.node.leftovers import below, hold, touch
 from skyward.remote.node.unpack import check, unpack
 
 TYPE_CHECKING = False  # see `lean`
@@ -22,9 +22,11 @@ class Archives:
     """Archives, which stay on the machine for later runs, and which of them this one uses."""
 
     def __init__(self, directory: str, run_directory: str, values: Values) -> None:
+        self._root = directory
         self._directory = make_directory(directory, "archives")
         self._run_directory = run_directory
         self._values = values
+        self._used: List[str] = []
 
     @property
     def names(self) -> List[str]:
@@ -37,19 +39,19 @@ class Archives:
             os.rename(os.path.join(self._values.blobs, digest), path)
         return os.path.exists(path)
 
-    def hold(self, names: List[str], touch: bool = False) -> None:
-        """Says that these may not be removed, and, as they are used now, when they were used last."""
-        try:
-            with open(os.path.join(self._run_directory, HELD), "w") as file:
-                file.write("\n".join(names))
-        except OSError:
-            pass  # a disk that is full is told of by whoever needs room on it
-        for name in names if touch else ():
-            for path in (name + ".zip", name):
-                try:
-                    os.utime(os.path.join(self._directory, path))
-                except OSError:
-                    pass  # a project is unpacked elsewhere, and a disk that cannot be written is good to read
+    def hold(self, names: List[str]) -> None:
+        """Says that this run may be about to use these, so they may not be removed."""
+        hold(self._run_directory, ["archives/" + name for name in names])
+
+    def use(self, names: List[str], python: str) -> None:
+        """Says that it uses these, and the environment and the Python that its workers run in."""
+        self._used = ["archives/" + name for name in names] + below(self._root, python)
+        hold(self._run_directory, self._used)
+        self.touch()
+
+    def touch(self) -> None:
+        """Says that what this run uses is used now."""
+        touch(self._root, self._used)
 
     def place(self, digest: str, role: str) -> str:
         """Where an archive lies unpacked: private to this run for the user's project; shared for our own runtime, which
@@ -108,7 +110,7 @@ class Configuration:
             return
         if not all(self._archives.have(one["digest"]) for one in wanted["archives"]):
             return
-        self._archives.hold([one["digest"] for one in wanted["archives"]], touch=True)
+        self._archives.use([one["digest"] for one in wanted["archives"]], wanted["python"])
         try:
             places = {
                 one["role"]: self._archives.place(one["digest"], one["role"]) for one in wanted["archives"]
