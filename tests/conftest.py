@@ -28,6 +28,9 @@ os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+# What a command writes where comes in an order that must not depend on this.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 _RUN = "RUN_BY_SKYWARD_TESTS"
 _PATIENCE_S = 10.0
 

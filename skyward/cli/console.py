@@ -110,6 +110,19 @@ def write(text: str) -> None:
         sys.stdout.write(text)
 
 
+def say(line: str) -> None:
+    """A line on standard error, after what standard output has got so far: both may lead to one place."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        pass  # told of when the command ends
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # nobody listens
+
+
 def write_json(schema: str, **document: Any) -> None:
     """One JSON document on standard output: `{"schema": ..., ...}`. Times are written as UTC ISO 8601."""
     import json

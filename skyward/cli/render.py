@@ -178,7 +178,7 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
         lines[0] = click.style(lines[0], bold=True)
     console.write("".join(f"{line}\n" for line in lines))
     if hidden:
-        print(f"not shown on {width} columns: {', '.join(hidden)}", file=sys.stderr)
+        console.say(f"not shown on {width} columns: {', '.join(hidden)}")
 
 
 def table_lines(

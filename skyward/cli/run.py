@@ -282,7 +282,7 @@ def _variable(text: str) -> tuple[str, str]:
 def _show_traceback(error: UsageError) -> None:
     """The user's own frames, before the line that says what they mean."""
     if text := error.values.get("traceback"):
-        print(str(text).rstrip(), file=sys.stderr)
+        console.say(str(text).rstrip())
 
 
 def _nothing_selected(session: Session) -> UsageError:

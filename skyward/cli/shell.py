@@ -85,7 +85,7 @@ class Shell:
     def say(self, text: str) -> None:
         """One line of conversation; silent with -q."""
         if self.verbosity >= 0:
-            _stderr(text)
+            console.say(text)
 
     def hint(self, text: str) -> None:
         """One pasteable suggestion; silent with -q."""
@@ -95,9 +95,9 @@ class Shell:
         """A warning with its hints; silent with -qq."""
         if self.verbosity < -1:
             return
-        _stderr(f"{_styled('warning:', 'yellow')} {console.one_line(message)}")
+        console.say(f"{_styled('warning:', 'yellow')} {console.one_line(message)}")
         for hint in hints:
-            _stderr(f"  {_styled('hint:', 'cyan')} {console.one_line(hint)}")
+            console.say(f"  {_styled('hint:', 'cyan')} {console.one_line(hint)}")
 
 
 pass_shell = click.make_pass_decorator(Shell, ensure=True)
@@ -176,20 +176,20 @@ def complain(error: BaseException, shell: Shell) -> int:
     if isinstance(error, BrokenPipeError) and _reader_left():
         return ExitCode.OK  # whoever read our output has seen enough
     if isinstance(error, Terminated):
-        _stderr("terminated")
+        console.say("terminated")
         return 128 + error.signum
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        _stderr("interrupted")
+        console.say("interrupted")
         return ExitCode.INTERRUPTED
     if isinstance(error, _HelpInstead):
-        _stderr(error.format_message())
+        console.say(error.format_message())
         return ExitCode.USAGE
     if isinstance(error, click.ClickException):
         error = _from_click(error)
     if not isinstance(error, SkywardError):
         error = _internal(error, shell)
     if shell.verbosity >= 2:
-        _stderr("".join(traceback.format_exception(error)).rstrip())
+        console.say("".join(traceback.format_exception(error)).rstrip())
     render(error)
     return int(error.exit_code)
 
@@ -207,13 +207,13 @@ def _reader_left() -> bool:
 def render(error: SkywardError) -> None:
     """`error:`, what is known (`cause:`), what to do (`hint:`), and the code `skyward explain` takes."""
     code = _styled(f"[{error.code}]", "dim")
-    _stderr(f"{_styled('error:', 'red')} {console.one_line(error.message)}  {code}")
+    console.say(f"{_styled('error:', 'red')} {console.one_line(error.message)}  {code}")
     for fact in error.facts:
-        _stderr(f"  {_styled('cause:', 'bold')} {console.one_line(fact)}")
+        console.say(f"  {_styled('cause:', 'bold')} {console.one_line(fact)}")
     for line in _tail(error):
-        _stderr(f"  {_styled('|', 'dim')} {console.one_line(line)}")
+        console.say(f"  {_styled('|', 'dim')} {console.one_line(line)}")
     for hint in error.hints:
-        _stderr(f"  {_styled('hint:', 'cyan')} {console.one_line(hint)}")
+        console.say(f"  {_styled('hint:', 'cyan')} {console.one_line(hint)}")
 
 
 def _tail(error: SkywardError) -> list[str]:
@@ -273,13 +273,6 @@ def _styled(text: str, style: str) -> str:
     if not console.has_color(sys.stderr):
         return text
     return click.style(text, **_STYLES.get(style, {"fg": style, "bold": True}))
-
-
-def _stderr(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # nobody listens
 
 
 # -- machines that were left ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -20,12 +21,19 @@ from skyward.testing.ec2 import SimulatedEC2
 
 Start = Callable[..., "subprocess.Popen[str]"]
 WORK = """
+    import socket
     import time
     import skyward as sky
 
     @sky.compute
-    def nap(seconds: float = 2) -> float:
-        time.sleep(seconds)
+    def nap(seconds: float = 2, until: int = 0) -> float:
+        if not until:
+            time.sleep(seconds)
+            return seconds
+        try:
+            socket.create_connection(("127.0.0.1", until), seconds).recv(1)
+        except OSError:  # whoever listens there has left
+            pass
         return seconds
 """
 
@@ -72,16 +80,19 @@ def test_two_clients_of_one_task_and_one_disk_do_not_touch_each_others_machines(
     start: Start, ec2: SimulatedEC2, skyward: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skyward.cloud.gc.GRACE_S", 0.0)
-    quick, slow = start("--", "8"), start("--", "20")
-    deadline = time.monotonic() + 60
+    first, second = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    quick, slow = (start("--", "120", str(one.getsockname()[1])) for one in (first, second))
+    deadline = time.monotonic() + 100
     while len(ec2.running()) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
     collected = skyward("gc", "--yes")
+    first.close()
     told = quick.communicate(timeout=60)
     assert quick.returncode == 0, told
     assert len(ec2.running()) == 2
+    second.close()
     told = slow.communicate(timeout=60)
 
     assert slow.returncode == 0, told
