@@ -63,7 +63,7 @@ class Acquisition:
     def _acquire_until(self, goal: int) -> None:
         nodes = self._roster.nodes
         for offer, count in self._attempts(lambda: goal - len(nodes), self.failures):
-            for instance in self._launch(offer, count, self.failures):
+            for instance in self.launch(offer, count):
                 node = self._node(len(nodes), instance, offer)
                 nodes.append(node)
                 self._order.emit(InstanceLaunched(instance=instance, node=node.index))
@@ -79,9 +79,9 @@ class Acquisition:
         """One more machine for the node `index`: of the offer `first`, or of what comes next in the plan; of `last` if
         there is no other, whatever became of it before. Why others could not be had is told as it comes, or noted in
         `failures` for the caller to tell."""
-        is_told, failures = failures is None, self.failures if failures is None else failures
-        for offer in self._candidates(first, last, failures):
-            for instance in self._launch(offer, 1, failures, is_told=is_told):
+        known = self.failures if failures is None else failures
+        for offer in self._candidates(first, last, known):
+            for instance in self.launch(offer, 1, failures):
                 node = self._node(index, instance, offer, is_young=True)
                 self._order.emit(InstanceLaunched(instance=instance, node=index))
                 return node
@@ -112,18 +112,18 @@ class Acquisition:
                 if machine.provider in self._desks and not is_ruled_out(machine, failures):
                     yield machine, min(share, missing())
 
-    def _launch(
-        self, offer: Offer, count: int, failures: list[Failure], *, is_told: bool = True
-    ) -> list[Instance]:
-        """Machines of an offer, `count` at most; none where they cannot be had, and then it is noted why."""
+    def launch(self, offer: Offer, count: int, failures: list[Failure] | None = None) -> list[Instance]:
+        """Machines of an offer, `count` at most. None where they cannot be had: why is told and remembered, or only
+        noted in `failures`."""
+        known = self.failures if failures is None else failures
         with self._launching:
             try:
-                found = self._launcher.launch(offer, count, alternatives(self._order.plan, offer, failures))
+                found = self._launcher.launch(offer, count, alternatives(self._order.plan, offer, known))
             except ProviderError as error:
-                failures.append((offer, error))
+                known.append((offer, error))
                 if isinstance(error, CapacityError):
                     remember(offer)
-                if is_told:
+                if failures is None:
                     self._tell(offer, error)
                 return []
         if surplus := found[count:]:

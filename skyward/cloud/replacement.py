@@ -191,6 +191,7 @@ class Replacement:
         """Of the same offer if possible: what its tasks were told about their machine stays true."""
         successor: Node | None = None
         failures: list[Failure] = []
+        self._acquisition.failures = failures  # what could not be had a while ago may be by now
         problem: Exception | None = None
         try:
             if not self._acquisition.may_replace():

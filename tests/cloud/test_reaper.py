@@ -230,7 +230,7 @@ def test_a_reaper_that_dies_is_started_again(
         os.kill(pid, signal.SIGKILL)
         until(lambda: not reapers())
         fleet = pool._need().fleet
-        fleet._acquisition.one_more(0, first=toycloud.toy_offers()[0])
+        fleet._acquisition.launch(toycloud.toy_offers()[0], 1)
         assert reapers()
 
     assert toy.running == []
