@@ -27,6 +27,7 @@ from skyward.model.event import NodeLost, NodeReattached, NodeSuspected
 from skyward.model.instance import Endpoint
 from skyward.model.task import Task
 from skyward.remote import wire
+from skyward.remote.connection import Connection, Stream, connect
 from skyward.remote.link import Link
 from skyward.testing.chaos import ChaosProxy
 from skyward.testing.sshd import SSHServer
@@ -361,9 +362,30 @@ def test_a_machine_with_another_key_gets_nothing(make_harness: Any, sshd_pair: A
         make_harness().add(endpoint)
 
 
-def test_a_machine_without_python_is_named(make_harness: Any, sshd: SSHServer) -> None:
-    says = "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'"
-    link = Link(sshd.endpoint, node=0, session="x", command=lambda _: says)
+class WithQuickEnds:
+    """A connection whose commands have ended, if they do so by themselves, before anybody writes to them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.close = connection.close
+
+    def open(self, command: str) -> Stream:
+        stream = self._connection.open(command)
+        assert stream.exit_status(10) is not None
+        return stream
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+@pytest.mark.parametrize("kind", ["ssh", "local"])
+def test_a_machine_without_python_is_named(sshd: SSHServer, kind: str, has_ended: bool) -> None:
+    def reach(endpoint: Endpoint, **how: Any) -> Any:
+        connection = connect(endpoint, **how)
+        return WithQuickEnds(connection) if has_ended else connection
+
+    link = Link(
+        sshd.endpoint if kind == "ssh" else Endpoint(kind="local"), node=0, session="x", connect=reach,
+        command=lambda _: "exec sh -c 'echo \"skyward: no python3 on this machine\" >&2; exit 127'",
+    )  # fmt: skip
 
     with pytest.raises(BootstrapError, match="no python3"):
         link.open(10)

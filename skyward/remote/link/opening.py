@@ -107,7 +107,10 @@ class Opening:
             "linger_s": self._agent["linger_s"],
             "protocol": wire.PROTOCOL,
         }
-        stream.write(program + wire.encode(wire.ATTACH, terms))
+        try:
+            stream.write(program + wire.encode(wire.ATTACH, terms))
+        except ConnectionLost:  # it has ended before it had read all of that
+            raise why_no_hello(endpoint, stream, "") from None
         self._line.stream = stream
         self._hearing.listen_to(stream)
         limit_s = min(deadline - time.monotonic(), HELLO_S)
