@@ -210,19 +210,30 @@ class Stream(Flight):
     def _make_room(self, count: int) -> None:
         """Results need no place of their own."""
 
-    def _sink(self, offset: int) -> Stream:
-        return self
+    def _sink(self, offset: int) -> StreamSink:
+        return StreamSink(self, offset)
+
+
+class StreamSink:
+    """Puts outcomes behind those that are there."""
+
+    __slots__ = ("flight", "offset")
+
+    def __init__(self, flight: Stream, offset: int) -> None:
+        self.flight = flight
+        self.offset = offset
 
     def done(self, index: int, outcome: Outcome) -> None:
-        with self.changed:
-            self.unfinished -= 1
+        flight = self.flight
+        with flight.lock:
+            flight.unfinished -= 1
             if outcome.verdict == "succeeded":
-                self.finished.append(outcome.value)
-            elif self.keep_errors:
-                self.finished.append(_error_of(outcome))
-            elif self.failure is None:
-                self.failure = _error_of(outcome)
-            self.changed.notify_all()
+                flight.finished.append(outcome.value)
+            elif flight.keep_errors:
+                flight.finished.append(_error_of(outcome))
+            elif flight.failure is None:
+                flight.failure = _error_of(outcome)
+            flight.changed.notify_all()
 
 
 class Sequel(Flight):
@@ -298,6 +309,7 @@ class SequelSink:
 class Call:
     """One task whose value somebody waits for here and now: what a round trip takes is what matters."""
 
+    offset = 0
     __slots__ = ("_engine", "_failure", "_outcome", "_over", "_task")
 
     def __init__(self, engine: Engine, task: Task) -> None:
@@ -369,6 +381,7 @@ class TaskFuture(Future[Any]):
 class FutureSink:
     """Puts one outcome into its future."""
 
+    offset = 0
     __slots__ = ("future",)
 
     def __init__(self, future: TaskFuture) -> None:

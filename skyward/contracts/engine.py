@@ -17,6 +17,9 @@ from skyward.model.task import Task
 class Sink(Protocol):
     """Where the outcomes of one group go. Called from connection threads; must be quick and never raise."""
 
+    offset: int
+    """Which task of all that were sent together is the first of this group: the `index` of events counts from there."""
+
     def done(self, index: int, outcome: Outcome) -> None:
         """Task `index` of the group is through. Called exactly once per task."""
 

@@ -82,7 +82,9 @@ class Dispatch:
         number = node.link.node
         for entry in entries:
             self._context.emit(
-                TaskStarted(task=entry.name, index=entry.index, attempt=entry.attempt, node=number, worker=-1)
+                TaskStarted(
+                    task=entry.name, index=entry.number, attempt=entry.attempt, node=number, worker=-1
+                )
             )
 
     def _encode(self, node: Node, entries: Sequence[Entry]) -> tuple[bytes, bytes, Sequence[Resolution]]:

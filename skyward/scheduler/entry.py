@@ -73,3 +73,8 @@ class Entry:
     @property
     def name(self) -> str:
         return self.task.name
+
+    @property
+    def number(self) -> int:
+        """Its index among all that were sent together, as events tell it."""
+        return self.group.sink.offset + self.index

@@ -138,7 +138,7 @@ class NodeListener(Listener):
             return
         node = self._board.by_link.get(link)
         entry = node.on_way.get(header["task"]) if node is not None else None
-        name, index = (entry.name, entry.index) if entry is not None else ("", -1)
+        name, index = (entry.name, entry.number) if entry is not None else ("", -1)
         text = (
             printable(bytes(payload))
             if "dropped" not in header
@@ -163,7 +163,7 @@ class NodeListener(Listener):
             self._context.emit(
                 TaskStalled(
                     task=entry.name,
-                    index=entry.index,
+                    index=entry.number,
                     node=link.node,
                     pid=int(story["pid"]),
                     idle_s=float(story["for_s"]),

@@ -38,6 +38,6 @@ def lost(entry: Entry, link: Link, reason: str) -> Outcome:
 
 def report_of(entry: Entry, outcome: Outcome) -> TaskReport:
     return TaskReport(
-        task=entry.name, index=entry.index, attempt=outcome.attempt, verdict=outcome.verdict, node=outcome.node,
+        task=entry.name, index=entry.number, attempt=outcome.attempt, verdict=outcome.verdict, node=outcome.node,
         worker=outcome.worker, duration_s=outcome.duration_s, error=outcome.error,
     )  # fmt: skip

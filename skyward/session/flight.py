@@ -82,11 +82,11 @@ class RunFlight(Flight):
 class _RunSink:
     """Gives the outcomes of one submission their place in the whole."""
 
-    __slots__ = ("_flight", "_offset")
+    __slots__ = ("_flight", "offset")
 
     def __init__(self, flight: RunFlight, offset: int) -> None:
         self._flight = flight
-        self._offset = offset
+        self.offset = offset
 
     def done(self, index: int, outcome: Outcome) -> None:
-        self._flight._done(self._offset + index, outcome)
+        self._flight._done(self.offset + index, outcome)

@@ -139,7 +139,7 @@ class Session:
 
     def label(self, task: str, index: int) -> str:
         """What people call a task of the run that events call `task` and `index`; "" for those of a driver."""
-        if self.driver is not None or self.request.wishes.each or not 0 <= index < len(self.items):
+        if self.driver is not None or not 0 <= index < len(self.items):
             return ""
         return self.items[index].name
 
@@ -269,10 +269,9 @@ class Session:
 
     def _failure(self, index: int, outcome: Outcome) -> TaskReport:
         """The last attempt at an item, as the event of its end told it."""
-        item, each = self.items[index], self.request.wishes.each
         return TaskReport(
-            task=item.name if each else item.task.name,
-            index=0 if each else index,
+            task=self.items[index].task.name,
+            index=index,
             attempt=outcome.attempt,
             verdict=outcome.verdict,
             node=outcome.node,

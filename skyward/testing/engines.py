@@ -150,7 +150,7 @@ class ThreadEngine(Engine):
         if self.context.wants(events.TaskStarted):
             self.context.emit(
                 events.TaskStarted(
-                    task=entry.name, index=entry.index, attempt=entry.attempt, node=rank, worker=rank
+                    task=entry.name, index=entry.number, attempt=entry.attempt, node=rank, worker=rank
                 )
             )
 
@@ -178,7 +178,11 @@ class _Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.task.name}[{self.index}]"
+        return f"{self.task.name}[{self.number}]"
+
+    @property
+    def number(self) -> int:
+        return self.sink.offset + self.index
 
     def run(self, rank: int, info: InstanceInfo) -> Outcome:
         fn: Any = self.task.fn
@@ -212,7 +216,7 @@ def _contained(error: BaseException) -> RemoteError:
 def _report(entry: _Entry, outcome: Outcome) -> TaskReport:
     return TaskReport(
         task=entry.name,
-        index=entry.index,
+        index=entry.number,
         attempt=entry.attempt,
         verdict=outcome.verdict,
         node=outcome.node,

@@ -17,6 +17,7 @@ import pytest
 
 import skyward as sky
 from skyward.cloud.project import _is_installed
+from skyward.model.report import TaskReport
 
 
 @sky.compute
@@ -446,3 +447,19 @@ def test_a_pool_may_be_entered_in_an_event_loop(tmp_path: Path) -> None:
     )
 
     assert (code, out) == (0, "[0, 2, 4, 6, 8] 18\n"), err
+
+
+def test_events_count_tasks_as_their_sender_does() -> None:
+    """However they were handed over: in portions, as they are read, or one for each worker."""
+    seen: list[Any] = []
+    with sky.ComputePool(nodes=2, display="quiet") as pool:
+        pool.on(sky.events.TaskStarted, seen.append)
+        pool.on(sky.events.TaskFinished, lambda event: seen.append(event.report))
+        pool.map(abs, range(300))
+        list(sky.gather((double(x) for x in range(300)), stream=True) >> pool)
+        double(1) @ pool
+        double(1) >> pool
+
+    for kind in (sky.events.TaskStarted, TaskReport):
+        indices = [one.index for one in seen if isinstance(one, kind)]
+        assert sorted(indices) == sorted([*range(300), *range(300), 0, 1, 0]), kind

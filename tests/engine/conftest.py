@@ -26,6 +26,8 @@ from skyward.testing.sshd import SSHServer
 class Outcomes:
     """A sink that counts: a second outcome for one task is a failure of the engine."""
 
+    offset = 0
+
     def __init__(self, size: int) -> None:
         self.all: list[Outcome | None] = [None] * size
         self.left = size

@@ -380,6 +380,8 @@ def test_the_agent_runs_on_old_pythons_and_tasks_on_ours(version: str, tmp_path:
 class Sink:
     """Keeps what comes."""
 
+    offset = 0
+
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcome] = {}
         self.through = threading.Event()
