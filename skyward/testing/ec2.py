@@ -70,6 +70,8 @@ class _Rented:
     faults: tuple[Fault, ...]
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     notice: dict[str, str] | None = None
+    ending: threading.Lock = field(default_factory=threading.Lock)
+    """A machine that ends by itself may be terminated in the same moment."""
 
     def has(self, kind: str) -> bool:
         return any(fault.kind == kind for fault in self.faults)
@@ -416,15 +418,18 @@ class SimulatedEC2(SimulatedCloud):
 
     def _end(self, instance: Any, state: ec2_moto.State = ec2_moto.TERMINATED) -> None:
         try:
-            self._end_machine(instance.id)
-            for volume, _ in ec2_moto.disks_of(instance):
-                self._disks.detach(volume.id)
-            if state is ec2_moto.TERMINATED:
-                self._forget_addresses(instance.id, self._rented[instance.id].addresses)
-                self._gone(instance.id)
-                ec2_moto.dispose(instance)
-            else:
-                ec2_moto.set_state(instance, state)
+            with self._rented[instance.id].ending:
+                if instance._state.name == "terminated":
+                    return
+                self._end_machine(instance.id)
+                for volume, _ in ec2_moto.disks_of(instance):
+                    self._disks.detach(volume.id)
+                if state is ec2_moto.TERMINATED:
+                    self._forget_addresses(instance.id, self._rented[instance.id].addresses)
+                    self._gone(instance.id)
+                    ec2_moto.dispose(instance)
+                else:
+                    ec2_moto.set_state(instance, state)
         except Exception as error:
             self.failures.append(f"{instance.id} does not end: {error!r}")
 

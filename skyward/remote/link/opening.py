@@ -161,8 +161,8 @@ class Opening:
 
 def why_no_hello(endpoint: Endpoint, stream: Stream, reason: str) -> Exception:
     """Of a stream that has ended before an agent spoke; `reason` is what was wrong with what came on it instead, or ""."""
+    status = stream.exit_status(1.0)  # first: all that was said is here when the end is
     said = stream.stderr_tail().strip()
-    status = stream.exit_status(1.0)
     if status is None and not said and not reason:
         return ConnectionLost(f"{endpoint}: the connection broke before the agent answered")
     last = said.splitlines()[-1] if said else reason or f"exit status {status}"
